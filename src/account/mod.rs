@@ -1,0 +1,143 @@
+//! People: who there is, and whether a password is theirs.
+
+pub mod password;
+mod store;
+
+pub use self::store::{all, by_id, by_login_name, count, insert, set_disabled, set_password_hash};
+use crate::clock::Timestamp;
+use diesel::prelude::*;
+use unicode_normalization::UnicodeNormalization;
+
+/// What somebody may do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    User,
+    Admin,
+}
+
+impl Role {
+    /// As stored and as in the JWT.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::User => "user",
+            Self::Admin => "admin",
+        }
+    }
+
+    /// The role of that name.
+    pub fn named(name: &str) -> Option<Self> {
+        [Self::User, Self::Admin]
+            .into_iter()
+            .find(|role| role.name() == name)
+    }
+}
+
+/// A person.
+#[derive(Clone, Debug, Queryable, Selectable, Insertable)]
+#[diesel(table_name = crate::db::schema::users)]
+pub struct User {
+    /// UUIDv7.
+    pub id: String,
+    /// Lower case; see [`username`].
+    pub username: String,
+    /// Lower case.
+    pub email: String,
+    pub email_verified: bool,
+    /// As the person writes it.
+    pub name: String,
+    /// See [`Role`].
+    pub role: String,
+    /// `en` or `id`, or the browser's choice.
+    pub locale: Option<String>,
+    /// `auto`, `light` or `dark`.
+    pub theme: String,
+    /// Argon2id, in PHC format.
+    pub password_hash: String,
+    pub must_change_password: bool,
+    pub disabled_at: Option<Timestamp>,
+    pub created_at: Timestamp,
+}
+
+impl User {
+    /// A new person, with what everybody starts with.
+    pub fn new(
+        username: String,
+        email: String,
+        name: String,
+        role: Role,
+        password_hash: String,
+        now: Timestamp,
+    ) -> Self {
+        Self {
+            id: uuid::Uuid::now_v7().to_string(),
+            username,
+            email,
+            email_verified: false,
+            name,
+            role: role.name().to_owned(),
+            locale: None,
+            theme: "auto".to_owned(),
+            password_hash,
+            must_change_password: false,
+            disabled_at: None,
+            created_at: now,
+        }
+    }
+}
+
+/// Checks and normalises a username: 3 to 64 of `a-z 0-9 . _ -`, without regard to case, so that it
+/// never looks like an address or like somebody else's name in other letters.
+///
+/// # Errors
+/// A sentence that says what is wrong.
+pub fn username(text: &str) -> Result<String, &'static str> {
+    let text = text.trim().to_ascii_lowercase();
+    let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || ".-_".contains(c);
+    if !(3..=64).contains(&text.len()) || !text.chars().all(allowed) {
+        return Err(
+            "A username has 3 to 64 of the characters a-z, 0-9, dot, underscore and hyphen.",
+        );
+    }
+    Ok(text)
+}
+
+/// Checks and normalises an email address: one `@` with something on both sides. Only mail can tell
+/// more.
+///
+/// # Errors
+/// A sentence that says what is wrong.
+pub fn email(text: &str) -> Result<String, &'static str> {
+    let text: String = text.trim().nfc().collect::<String>().to_lowercase();
+    let (local, domain) = text.split_once('@').unwrap_or_default();
+    let strange =
+        |c: char| c.is_whitespace() || is_invisible(c) || c == '@' || "<>,;\"\\".contains(c);
+    if local.is_empty()
+        || domain.is_empty()
+        || text.len() > 254
+        || local.chars().chain(domain.chars()).any(strange)
+    {
+        return Err("This is not an email address.");
+    }
+    Ok(text)
+}
+
+/// Checks and normalises a display name: 1 to 100 characters, none of them invisible.
+///
+/// # Errors
+/// A sentence that says what is wrong.
+pub fn display_name(text: &str) -> Result<String, &'static str> {
+    let text: String = text.trim().nfc().collect();
+    if text.is_empty() || text.chars().count() > 100 {
+        return Err("A name has 1 to 100 characters.");
+    }
+    if text.chars().any(is_invisible) {
+        return Err("A name has no control characters and none that change the direction of text.");
+    }
+    Ok(text)
+}
+
+/// Control characters, and those that reorder or hide text (Unicode Technical Report 36).
+pub fn is_invisible(c: char) -> bool {
+    c.is_control()
+        || matches!(c, '\u{200B}'..='\u{200F}' | '\u{202A}'..='\u{202E}' | '\u{2060}'..='\u{206F}' | '\u{FEFF}' | '\u{FFF9}'..='\u{FFFB}')
+}

@@ -1,0 +1,72 @@
+use diesel::prelude::*;
+
+use super::User;
+use crate::clock::Timestamp;
+use crate::db::AnyConnection;
+use crate::db::schema::users;
+
+/// The person whose username or address this is.
+pub fn by_login_name(conn: &mut AnyConnection, name: &str) -> QueryResult<Option<User>> {
+    let name = name.trim().to_lowercase();
+    let query = users::table.into_boxed();
+    let query = match name.contains('@') {
+        true => query.filter(users::email.eq(name)),
+        false => query.filter(users::username.eq(name)),
+    };
+    query.select(User::as_select()).first(conn).optional()
+}
+
+/// The person with that id.
+pub fn by_id(conn: &mut AnyConnection, id: &str) -> QueryResult<Option<User>> {
+    users::table
+        .find(id)
+        .select(User::as_select())
+        .first(conn)
+        .optional()
+}
+
+/// Everybody, in order of joining.
+pub fn all(conn: &mut AnyConnection) -> QueryResult<Vec<User>> {
+    users::table
+        .order(users::id)
+        .select(User::as_select())
+        .load(conn)
+}
+
+/// How many people there are.
+pub fn count(conn: &mut AnyConnection) -> QueryResult<i64> {
+    users::table.count().get_result(conn)
+}
+
+/// Adds a person; a taken username or address is a unique violation.
+pub fn insert(conn: &mut AnyConnection, user: &User) -> QueryResult<()> {
+    diesel::insert_into(users::table)
+        .values(user)
+        .execute(conn)
+        .map(drop)
+}
+
+/// Replaces the hash, if it is still the one that was read: of two changes at once, one wins.
+pub fn set_password_hash(
+    conn: &mut AnyConnection,
+    id: &str,
+    from: &str,
+    to: &str,
+) -> QueryResult<bool> {
+    let user = users::table
+        .filter(users::id.eq(id))
+        .filter(users::password_hash.eq(from));
+    let changed = diesel::update(user)
+        .set(users::password_hash.eq(to))
+        .execute(conn)?;
+    Ok(changed == 1)
+}
+
+/// Disables from a moment on, or enables.
+pub fn set_disabled(conn: &mut AnyConnection, id: &str, at: Option<Timestamp>) -> QueryResult<()> {
+    let user = users::table.filter(users::id.eq(id));
+    diesel::update(user)
+        .set(users::disabled_at.eq(at))
+        .execute(conn)
+        .map(drop)
+}

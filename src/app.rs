@@ -1,0 +1,181 @@
+//! What every handler may reach, and every route, with the order of the layers around it.
+
+use std::sync::Arc;
+
+use actix_identity::IdentityMiddleware;
+use actix_session::SessionMiddleware;
+use actix_session::config::CookieContentSecurity;
+use actix_web::cookie::SameSite;
+use actix_web::guard::GuardContext;
+use actix_web::http::header::AUTHORIZATION;
+use actix_web::web::{self, Data, ServiceConfig, get, post, resource};
+
+use crate::account::password::Hasher;
+use crate::clock::{Clock, Timestamp};
+use crate::config::Config;
+use crate::db::Db;
+use crate::keys;
+use crate::keystore::Keystore;
+use crate::login::ended::{self, Ended};
+use crate::login::{self, Cause, Login};
+use crate::session::keeper::Keeper;
+use crate::session::remember::cookie_name;
+use crate::token::jwt::Jwt;
+use crate::vault::{AppKeys, Secrets};
+use crate::web::assets;
+use crate::{dashboard, health, profile, session, token};
+
+/// What every handler may reach.
+pub struct App {
+    pub config: Config,
+    pub clock: Arc<dyn Clock>,
+    pub db: Db,
+    pub keystore: Keystore,
+    pub secrets: Arc<Secrets>,
+    pub jwt: Jwt,
+    pub hasher: Hasher,
+    pub ended: Arc<Ended>,
+}
+
+impl App {
+    /// Opens everything that a server needs, and begins to follow the feed of ended logins.
+    ///
+    /// # Errors
+    /// A sentence for the operator.
+    pub async fn start(config: Config, clock: Arc<dyn Clock>) -> Result<Self, String> {
+        let app_keys = AppKeys::load(&config)?;
+        let db = Db::open(&config.database, 16).map_err(|error| error.to_string())?;
+        let keystore = Keystore::open(&config, &db, Arc::clone(&clock)).await;
+        let keystore = keystore.map_err(|error| error.to_string())?;
+        let keys = keys::load(&db, app_keys, clock.now()).await?;
+        let ended = Arc::new(Ended::new(config.revocation_max_lag));
+        let mut reader = ended::Reader::default();
+        let read = reader.read(&db, &ended, clock.now()).await;
+        read.map_err(|error| error.to_string())?;
+        actix_web::rt::spawn(ended::feed(
+            reader,
+            db.clone(),
+            Arc::clone(&ended),
+            Arc::clone(&clock),
+        ));
+        if let Some(url) = &config.redis_url {
+            actix_web::rt::spawn(ended::listen(url.clone(), Arc::clone(&ended)));
+        }
+        Ok(Self {
+            jwt: Jwt::new(&config, keys.signing)?,
+            hasher: Hasher::new(&config)?,
+            secrets: Arc::new(keys.secrets),
+            config,
+            clock,
+            db,
+            keystore,
+            ended,
+        })
+    }
+
+    /// Makes an end known that the database already knows: here at once, to other nodes by Redis.
+    /// Those that miss it read it from the database.
+    pub fn announce(&self, login: &Login, cause: Cause) {
+        self.ended.insert(&login.id, cause, login.expires_at);
+        if let Keystore::Redis(redis) = &self.keystore {
+            let redis = redis.clone();
+            let payload = ended::announcement(&login.id, cause, login.expires_at);
+            actix_web::rt::spawn(async move {
+                if let Err(error) = redis.publish(ended::CHANNEL, &payload).await {
+                    tracing::debug!(%error, "an end was not announced");
+                }
+            });
+        }
+    }
+
+    /// Copies the last activity to the database, where it outlives the activity key; behind the
+    /// answer, since nothing depends on it.
+    pub fn persist_activity(&self, login_id: &str, at: Timestamp) {
+        let (db, login_id) = (self.db.clone(), login_id.to_owned());
+        actix_web::rt::spawn(async move {
+            let noted = db
+                .write(move |conn| login::mark_activity(conn, &login_id, at))
+                .await;
+            if let Err(error) = noted {
+                tracing::debug!(%error, "a last activity was not noted");
+            }
+        });
+    }
+}
+
+/// Every route. Layers apply from the last `wrap` to the first; the outermost, which dresses every
+/// answer, is `web::answer::dress` around the whole.
+pub fn routes(app: Data<App>) -> impl FnOnce(&mut ServiceConfig) {
+    move |config| {
+        config
+            .route("/healthz", web::get().to(health::healthz))
+            .route("/readyz", web::get().to(health::readyz))
+            .route("/static/{path:.*}", web::get().to(assets::serve))
+            // Bearers never pass through the session layer: a JWT costs no I/O.
+            .service(web::scope("/api").guard(carries_credentials).configure(api))
+            .service(
+                web::scope("/api")
+                    .wrap(IdentityMiddleware::default())
+                    .wrap(sessions(&app))
+                    .configure(api),
+            )
+            .service(
+                web::scope("")
+                    .wrap(IdentityMiddleware::default())
+                    .wrap(sessions(&app))
+                    .configure(pages),
+            );
+    }
+}
+
+#[rustfmt::skip]
+fn api(config: &mut ServiceConfig) {
+    config
+        .route("/update-activity", post().to(session::http::update_activity))
+        .route("/v1/auth/token", post().to(token::http::token))
+        .route("/v1/auth/refresh", post().to(token::http::refresh))
+        .route("/v1/auth/logout", post().to(token::http::logout))
+        .route("/v1/auth/token-status", get().to(token::http::token_status))
+        .route("/v1/me", get().to(profile::me));
+}
+
+#[rustfmt::skip]
+fn pages(config: &mut ServiceConfig) {
+    config
+        .route("/", get().to(session::http::home))
+        .service(resource("/login")
+            .route(get().to(session::http::login_page))
+            .route(post().to(session::http::log_in)))
+        .route("/logout", post().to(session::http::log_out))
+        .route("/dashboard", get().to(dashboard::http::overview));
+}
+
+/// A request that brings a credential of its own is not a browser's session.
+fn carries_credentials(context: &GuardContext<'_>) -> bool {
+    let headers = context.head().headers();
+    headers.contains_key(AUTHORIZATION)
+}
+
+/// The session layer: a browser-session cookie, encrypted, over our own keeper.
+fn sessions(app: &App) -> SessionMiddleware<Keeper> {
+    let config = &app.config;
+    let keeper = Keeper {
+        keystore: app.keystore.clone(),
+        secrets: Arc::clone(&app.secrets),
+        ended: Arc::clone(&app.ended),
+        clock: Arc::clone(&app.clock),
+        idle_timeout: config.clocks.session_idle_timeout,
+    };
+    let name = match &config.cookie_domain {
+        Some(_) if config.is_https() => "__Secure-gapura_session".to_owned(),
+        Some(_) => "gapura_session".to_owned(),
+        None => cookie_name(config, "gapura_session"),
+    };
+    SessionMiddleware::builder(keeper, app.secrets.cookie.clone())
+        .cookie_name(name)
+        .cookie_domain(config.cookie_domain.clone())
+        .cookie_secure(config.is_https())
+        .cookie_same_site(SameSite::Lax)
+        .cookie_content_security(CookieContentSecurity::Private)
+        .build()
+}

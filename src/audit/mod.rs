@@ -1,0 +1,95 @@
+//! What happened, to whom, from where: written in the transaction of what it records, never a
+//! secret.
+
+mod store;
+
+pub use self::store::{delete_before, of_user, record};
+use crate::clock::Timestamp;
+use diesel::prelude::*;
+
+/// What happened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    Login,
+    LoginFailed,
+    LoginEnded,
+    RememberRestored,
+    /// A rotated refresh or remember token came back: taken for theft.
+    RefreshReused,
+    PasswordChanged,
+    UserCreated,
+    UserDisabled,
+    UserEnabled,
+}
+
+impl Kind {
+    /// As stored.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Login => "login",
+            Self::LoginFailed => "login_failed",
+            Self::LoginEnded => "login_ended",
+            Self::RememberRestored => "remember_restored",
+            Self::RefreshReused => "refresh_reused",
+            Self::PasswordChanged => "password_changed",
+            Self::UserCreated => "user_created",
+            Self::UserDisabled => "user_disabled",
+            Self::UserEnabled => "user_enabled",
+        }
+    }
+}
+
+/// One line of the log.
+#[derive(Clone, Debug, Queryable, Selectable, Insertable)]
+#[diesel(table_name = crate::db::schema::audit_events)]
+pub struct Event {
+    /// UUIDv7: ids are in order of time.
+    pub id: String,
+    pub at: Timestamp,
+    /// See [`Kind`].
+    pub kind: String,
+    /// Whom it concerns.
+    pub user_id: Option<String>,
+    /// Who did it, if somebody did and is known.
+    pub actor_id: Option<String>,
+    pub login_id: Option<String>,
+    pub device: Option<String>,
+    pub ip: Option<String>,
+    /// Why, where there is a reason to tell.
+    pub cause: Option<String>,
+}
+
+impl Event {
+    /// Something that happened to `user_id`.
+    pub fn new(kind: Kind, user_id: &str, at: Timestamp) -> Self {
+        Self {
+            id: uuid::Uuid::now_v7().to_string(),
+            at,
+            kind: kind.name().to_owned(),
+            user_id: Some(user_id.to_owned()),
+            actor_id: None,
+            login_id: None,
+            device: None,
+            ip: None,
+            cause: None,
+        }
+    }
+
+    /// Done by the person themselves, from this device.
+    pub fn by(self, actor_id: &str, client: &crate::login::Client) -> Self {
+        Self {
+            actor_id: Some(actor_id.to_owned()),
+            device: Some(client.device.clone()),
+            ip: Some(client.ip.clone()),
+            ..self
+        }
+    }
+
+    /// Concerning one login.
+    pub fn of_login(self, login_id: &str) -> Self {
+        Self {
+            login_id: Some(login_id.to_owned()),
+            ..self
+        }
+    }
+}

@@ -1,0 +1,29 @@
+use diesel::prelude::*;
+
+use super::Event;
+use crate::clock::Timestamp;
+use crate::db::AnyConnection;
+use crate::db::schema::audit_events;
+
+/// Writes one line, in the caller's transaction.
+pub fn record(conn: &mut AnyConnection, event: &Event) -> QueryResult<()> {
+    diesel::insert_into(audit_events::table)
+        .values(event)
+        .execute(conn)
+        .map(drop)
+}
+
+/// A person's latest events, newest first.
+pub fn of_user(conn: &mut AnyConnection, user_id: &str, most: i64) -> QueryResult<Vec<Event>> {
+    audit_events::table
+        .filter(audit_events::user_id.eq(user_id))
+        .order(audit_events::id.desc())
+        .limit(most)
+        .select(Event::as_select())
+        .load(conn)
+}
+
+/// Forgets what is older than the retention.
+pub fn delete_before(conn: &mut AnyConnection, moment: Timestamp) -> QueryResult<usize> {
+    diesel::delete(audit_events::table.filter(audit_events::at.lt(moment))).execute(conn)
+}

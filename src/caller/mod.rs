@@ -1,0 +1,135 @@
+//! Who is calling: one extractor settles it for every private route of the API and stops at the
+//! first credential that answers. A good JWT costs no I/O, and nothing else of the request is read.
+
+use std::pin::Pin;
+
+use actix_web::dev::Payload;
+use actix_web::http::Method;
+use actix_web::http::header::AUTHORIZATION;
+use actix_web::{FromRequest, HttpRequest};
+
+use crate::app::App;
+use crate::error::{AppError, Code};
+use crate::session::csrf;
+use crate::session::extract::{BrowserSession, app_of, living};
+use crate::token::jwt::{Claims, Reading};
+use crate::web::origin;
+
+/// A caller with a good access token.
+pub struct Bearer {
+    pub claims: Claims,
+}
+
+/// Whoever may call a private route of the API.
+pub enum Caller {
+    Bearer(Bearer),
+    Session(BrowserSession),
+}
+
+impl Caller {
+    /// The caller's user id.
+    pub fn user_id(&self) -> &str {
+        match self {
+            Self::Bearer(bearer) => &bearer.claims.sub,
+            Self::Session(session) => &session.record.user_id,
+        }
+    }
+
+    /// `X-Auth-Method`: which credential it was.
+    pub const fn method(&self) -> &'static str {
+        match self {
+            Self::Bearer(_) => "jwt",
+            Self::Session(_) => "session",
+        }
+    }
+}
+
+/// What stands behind `Authorization: Bearer`, whatever its worth.
+pub enum Presented {
+    Good(Claims),
+    /// Genuine, but its time is over.
+    Expired(Claims),
+    /// Genuine, but its login has ended.
+    Revoked(Claims),
+    Invalid,
+    /// No such header.
+    Nothing,
+}
+
+impl Presented {
+    /// Reads the header, without I/O.
+    ///
+    /// # Errors
+    /// 503 when this node has had no news of ended logins for too long.
+    pub fn read(req: &HttpRequest, app: &App) -> Result<Self, AppError> {
+        let Some(value) = req.headers().get(AUTHORIZATION) else {
+            return Ok(Self::Nothing);
+        };
+        // The scheme's name is case-insensitive (RFC 9110, 11.1).
+        let token = value.to_str().ok().and_then(|text| text.split_once(' '));
+        let Some((scheme, token)) =
+            token.filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"))
+        else {
+            return Ok(Self::Invalid);
+        };
+        let _ = scheme;
+        Ok(match app.jwt.read(token, app.clock.now()) {
+            Reading::Invalid => Self::Invalid,
+            Reading::Expired(claims) => Self::Expired(claims),
+            Reading::Good(claims) => match app.ended.cause(&claims.sid)? {
+                Some(_) => Self::Revoked(claims),
+                None => Self::Good(claims),
+            },
+        })
+    }
+
+    /// The claims of a good token, or why it is none.
+    ///
+    /// # Errors
+    /// 401 with the code that fits.
+    pub fn good(self) -> Result<Bearer, AppError> {
+        match self {
+            Self::Good(claims) => Ok(Bearer { claims }),
+            Self::Expired(_) => Err(Code::TokenExpired.into()),
+            Self::Revoked(_) => Err(Code::TokenRevoked.into()),
+            Self::Invalid => Err(Code::TokenInvalid.into()),
+            Self::Nothing => Err(Code::TokenMissing.into()),
+        }
+    }
+}
+
+impl FromRequest for Bearer {
+    type Error = AppError;
+    type Future = std::future::Ready<Result<Self, AppError>>;
+
+    fn from_request(req: &HttpRequest, _: &mut Payload) -> Self::Future {
+        let app = app_of(req);
+        std::future::ready(Presented::read(req, &app).and_then(Presented::good))
+    }
+}
+
+impl FromRequest for Caller {
+    type Error = AppError;
+    type Future = Pin<Box<dyn Future<Output = Result<Self, AppError>>>>;
+
+    fn from_request(req: &HttpRequest, _: &mut Payload) -> Self::Future {
+        let (req, app) = (req.clone(), app_of(req));
+        Box::pin(async move {
+            let presented = Presented::read(&req, &app)?;
+            if !matches!(presented, Presented::Nothing) {
+                return presented.good().map(Self::Bearer);
+            }
+            let session = match living(&req, &app, app.clock.now()).await {
+                Err(AppError::Problem(Code::SessionMissing)) => {
+                    return Err(Code::TokenMissing.into());
+                }
+                session => session?,
+            };
+            origin::refuse_foreign(&req, &app)?;
+            if req.method() != Method::GET {
+                csrf::check_session(&req, &app, &session.record, None)?;
+            }
+            Ok(Self::Session(session))
+        })
+    }
+}

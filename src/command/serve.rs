@@ -1,0 +1,106 @@
+//! `gapura serve`.
+
+use std::io::IsTerminal;
+use std::sync::Arc;
+
+use base64::Engine;
+use base64::prelude::BASE64_URL_SAFE_NO_PAD;
+use tracing_subscriber::EnvFilter;
+
+use super::{migrate, server, user};
+use crate::account::password::normalise;
+use crate::account::{self, Role, User};
+use crate::app::App;
+use crate::clock::SystemClock;
+use crate::config::Config;
+use crate::vault::random;
+
+/// Migrates if needed and serves until told to stop.
+pub async fn run(config: Config) -> Result<(), String> {
+    start_log(&config)?;
+    migrate::apply(&config)?;
+    if !config.rate_limits {
+        tracing::warn!(
+            "GAPURA_RATE_LIMITS is off: passwords can be guessed as fast as the machine allows"
+        );
+    }
+    let app = App::start(config, Arc::new(SystemClock)).await?;
+    let first = first_admin(&app).await?;
+    let running = server::bind(app, server::Signals::Heed)?;
+    println!("Gapura is at http://{}", running.address);
+    if let Some((username, Some(password))) = first {
+        println!("Sign in as {username} with the password {password}");
+        println!("It is shown only this once.");
+    }
+    running.server.await.map_err(|error| error.to_string())
+}
+
+/// Makes the first administrator if there is nobody yet, and returns their name, and their password
+/// if it was generated.
+async fn first_admin(app: &App) -> Result<Option<(String, Option<String>)>, String> {
+    let nobody = app
+        .db
+        .read(account::count)
+        .await
+        .map_err(|error| error.to_string())?
+        == 0;
+    if !nobody {
+        return Ok(None);
+    }
+    let wanted = &app.config.first_admin;
+    let generated = wanted
+        .password
+        .is_none()
+        .then(|| BASE64_URL_SAFE_NO_PAD.encode(random::<15>()));
+    let password = wanted
+        .password
+        .as_ref()
+        .map(|password| password.expose().clone());
+    let password = normalise(&password.or_else(|| generated.clone()).unwrap_or_default());
+    let hash = app
+        .hasher
+        .hash(password)
+        .await
+        .map_err(|error| error.to_string())?;
+    let username = account::username(&wanted.username)
+        .map_err(|problem| format!("GAPURA_ADMIN_USERNAME: {problem}"))?;
+    let email = account::email(&wanted.email)
+        .map_err(|problem| format!("GAPURA_ADMIN_EMAIL: {problem}"))?;
+    let mut admin = User::new(
+        username.clone(),
+        email,
+        username.clone(),
+        Role::Admin,
+        hash,
+        app.clock.now(),
+    );
+    admin.must_change_password = generated.is_some();
+    match user::add(&app.db, admin).await {
+        Ok(()) => Ok(Some((username, generated))),
+        // Another node was a moment ahead: its administrator stands.
+        Err(_)
+            if app
+                .db
+                .read(account::count)
+                .await
+                .is_ok_and(|count| count > 0) =>
+        {
+            Ok(None)
+        }
+        Err(problem) => Err(problem),
+    }
+}
+
+fn start_log(config: &Config) -> Result<(), String> {
+    let filter = EnvFilter::try_new(format!("actix_server=warn,{}", config.log))
+        .map_err(|error| format!("GAPURA_LOG: {error}"))?;
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr);
+    if std::io::stderr().is_terminal() {
+        log.init()
+    } else {
+        log.json().init()
+    }
+    Ok(())
+}

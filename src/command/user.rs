@@ -1,0 +1,182 @@
+//! `gapura user …`. Passwords are prompted for or read from standard input, never an argument.
+
+use std::io::{IsTerminal, Read};
+
+use clap::Subcommand;
+
+use crate::account::password::{self, Hasher, normalise};
+use crate::account::{self, Role, User};
+use crate::audit::{self, Event, Kind};
+use crate::clock::{Clock, SystemClock};
+use crate::config::{Config, Secret};
+use crate::db::{Db, DbError, is_unique_violation};
+use crate::login::{self, Cause};
+
+/// What can be done with people.
+#[derive(Subcommand)]
+pub enum Command {
+    /// Adds a person; the password is prompted for, or read from standard input
+    Add {
+        username: String,
+        #[arg(long)]
+        email: String,
+        /// Display name; the username where it is not given
+        #[arg(long)]
+        name: Option<String>,
+        /// user or admin
+        #[arg(long, default_value = "user")]
+        role: String,
+    },
+    /// Lists everybody
+    List,
+    /// Sets a new password, prompted for or read from standard input, and ends the person's logins
+    SetPassword { username: String },
+    /// Refuses a person from now on and ends their logins
+    Disable { username: String },
+    /// Lets a person in again
+    Enable { username: String },
+}
+
+/// Carries out one of them.
+pub async fn run(config: &Config, command: Command) -> Result<(), String> {
+    let db = super::migrate::open(config)?;
+    match command {
+        Command::Add {
+            username,
+            email,
+            name,
+            role,
+        } => {
+            let role = Role::named(&role).ok_or("the role must be user or admin")?;
+            let username = account::username(&username)?;
+            let email = account::email(&email)?;
+            let name = account::display_name(name.as_deref().unwrap_or(&username))?;
+            let password = ask_password()?;
+            let hash = hash(config, &password, &[&username, &email, &name]).await?;
+            let now = SystemClock.now();
+            let user = User::new(username.clone(), email, name, role, hash, now);
+            add(&db, user).await?;
+            println!("Added {username}.");
+        }
+        Command::List => {
+            let users = db.read(account::all).await.map_err(told)?;
+            for user in users {
+                let state = if user.disabled_at.is_some() {
+                    "disabled"
+                } else {
+                    ""
+                };
+                println!(
+                    "{:<24} {:<6} {:<32} {:<24} {state}",
+                    user.username, user.role, user.email, user.name
+                );
+            }
+        }
+        Command::SetPassword { username } => {
+            let user = find(&db, &username).await?;
+            let password = ask_password()?;
+            let hash = hash(
+                config,
+                &password,
+                &[&user.username, &user.email, &user.name],
+            )
+            .await?;
+            let now = SystemClock.now();
+            let changed = db.write(move |conn| {
+                account::set_password_hash(conn, &user.id, &user.password_hash, &hash)?;
+                audit::record(conn, &Event::new(Kind::PasswordChanged, &user.id, now))?;
+                login::end_all_of(conn, &user.id, Cause::PasswordChanged, None, now)
+            });
+            let ended = changed.await.map_err(told)?;
+            println!(
+                "Changed the password of {username} and ended {} logins.",
+                ended.len()
+            );
+        }
+        Command::Disable { username } => {
+            let user = find(&db, &username).await?;
+            let now = SystemClock.now();
+            let disabled = db.write(move |conn| {
+                account::set_disabled(conn, &user.id, Some(now))?;
+                audit::record(conn, &Event::new(Kind::UserDisabled, &user.id, now))?;
+                login::end_all_of(conn, &user.id, Cause::Revoked, None, now)
+            });
+            let ended = disabled.await.map_err(told)?;
+            println!("Disabled {username} and ended {} logins.", ended.len());
+        }
+        Command::Enable { username } => {
+            let user = find(&db, &username).await?;
+            let now = SystemClock.now();
+            let enabled = db.write(move |conn| {
+                account::set_disabled(conn, &user.id, None)?;
+                audit::record(conn, &Event::new(Kind::UserEnabled, &user.id, now))
+            });
+            enabled.await.map_err(told)?;
+            println!("Enabled {username}.");
+        }
+    }
+    Ok(())
+}
+
+/// Adds a person, with the event that says so.
+pub async fn add(db: &Db, user: User) -> Result<(), String> {
+    let added = db.write(move |conn| {
+        account::insert(conn, &user)?;
+        audit::record(
+            conn,
+            &Event::new(Kind::UserCreated, &user.id, user.created_at),
+        )
+    });
+    added.await.map_err(|error| match error {
+        DbError::Query(error) if is_unique_violation(&error) => {
+            "somebody has this username or address already".to_owned()
+        }
+        error => told(error),
+    })
+}
+
+async fn find(db: &Db, username: &str) -> Result<User, String> {
+    let name = username.to_owned();
+    let found = db
+        .read(move |conn| account::by_login_name(conn, &name))
+        .await
+        .map_err(told)?;
+    found.ok_or_else(|| format!("there is nobody called {username}"))
+}
+
+async fn hash(
+    config: &Config,
+    password: &Secret<String>,
+    names: &[&str],
+) -> Result<String, String> {
+    password::check(password, names, config.password_min_length)?;
+    let hashed = Hasher::new(config)?.hash(password.clone()).await;
+    hashed.map_err(|error| {
+        error
+            .cause()
+            .unwrap_or("the password cannot be hashed")
+            .to_owned()
+    })
+}
+
+fn ask_password() -> Result<Secret<String>, String> {
+    let told = |error: std::io::Error| format!("the password cannot be read: {error}");
+    if std::io::stdin().is_terminal() {
+        let password = rpassword::prompt_password("Password: ").map_err(told)?;
+        let again = rpassword::prompt_password("Once more: ").map_err(told)?;
+        if password != again {
+            return Err("the two passwords differ".to_owned());
+        }
+        return Ok(normalise(&password));
+    }
+    let mut text = String::new();
+    std::io::stdin()
+        .take(4096)
+        .read_to_string(&mut text)
+        .map_err(told)?;
+    Ok(normalise(text.trim_end_matches(['\r', '\n'])))
+}
+
+fn told(error: DbError) -> String {
+    error.to_string()
+}

@@ -1,0 +1,780 @@
+//! Every setting: its name, default and meaning ([`SETTINGS`]), how it is read, and which
+//! combinations cannot be right. A TOML file first, then the environment, which wins; every problem
+//! is collected, so that one start tells them all.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use ipnet::IpNet;
+use url::Url;
+
+/// A value that prints nothing of itself.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret<T>(T);
+
+impl<T> Secret<T> {
+    /// Wraps a secret.
+    pub const fn new(value: T) -> Self {
+        Self(value)
+    }
+
+    /// The value itself: to use it, never to show it.
+    pub const fn expose(&self) -> &T {
+        &self.0
+    }
+}
+
+impl<T> fmt::Debug for Secret<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("[hidden]")
+    }
+}
+
+/// One setting, as `gapura config` and the README show it.
+pub struct Setting {
+    /// Name in the environment.
+    pub name: &'static str,
+    /// What holds where nothing is set, in words or as a value.
+    pub default: &'static str,
+    /// What it means.
+    pub meaning: &'static str,
+}
+
+const fn setting(name: &'static str, default: &'static str, meaning: &'static str) -> Setting {
+    Setting {
+        name,
+        default,
+        meaning,
+    }
+}
+
+/// Every setting there is.
+#[rustfmt::skip]
+pub const SETTINGS: &[Setting] = &[
+    setting("DATABASE_URL", "sqlite://<data dir>/gapura.db", "`sqlite://path` or `postgres://…`"),
+    setting("REDIS_URL", "unset: the embedded store", "`redis://…` or `rediss://…`: sessions, activity keys, announcements of ended logins, counters"),
+    setting("GAPURA_DATA_DIR", "data", "SQLite file and generated keys (directory 0700, files 0600)"),
+    setting("GAPURA_BIND", "127.0.0.1:8080", "address and port; port 0 picks a free one and prints it"),
+    setting("GAPURA_PUBLIC_URL", "unset: whatever `Host` says", "as browsers see it, one for all nodes: origin checks, secure cookies when https, issuer of the JWTs"),
+    setting("GAPURA_TRUSTED_PROXIES", "none", "networks, comma-separated, whose `X-Forwarded-For` and `X-Forwarded-Proto` are believed"),
+    setting("GAPURA_COOKIE_DOMAIN", "none", "to share the session cookie with sister hosts; the cookie's prefix is then `__Secure-`"),
+    setting("GAPURA_WORKERS", "number of cores", "HTTP workers"),
+    setting("GAPURA_APP_KEY", "generated into the data dir", "32 bytes or more, base64, the same on all nodes; several, comma-separated: the first is used, the others still understood. Required with PostgreSQL"),
+    setting("GAPURA_ADMIN_USERNAME", "admin", "the first administrator, made while there are no users"),
+    setting("GAPURA_ADMIN_EMAIL", "admin@localhost", "their address"),
+    setting("GAPURA_ADMIN_PASSWORD", "generated and printed once", "their password"),
+    setting("GAPURA_SESSION_IDLE_TIMEOUT", "20h", "a browser session ends this long after the person's last activity"),
+    setting("GAPURA_SESSION_LIFETIME", "24h", "a browser login ends this long after the password, whatever happens"),
+    setting("GAPURA_REMEMBER_LIFETIME", "12h", "how long after the login \"Remember me\" opens a new session"),
+    setting("GAPURA_ACTIVITY_PING_INTERVAL", "10m", "how often an active page tells the server so"),
+    setting("GAPURA_ACCESS_TOKEN_LIFETIME", "30m", "life of a JWT"),
+    setting("GAPURA_AUTO_REFRESH_THRESHOLD", "5m", "a JWT this close to its end should be refreshed"),
+    setting("GAPURA_REFRESH_TOKEN_LIFETIME", "7d", "a refresh token not used for this long is over"),
+    setting("GAPURA_LOGIN_LIFETIME", "30d", "the longest an API login can be refreshed on"),
+    setting("GAPURA_REFRESH_GRACE", "10s", "how long a rotated token still leads to its successor, at most 5m; 0s: strict one-time use"),
+    setting("GAPURA_JWT_ALGORITHM", "HS256", "`HS256`; the others follow"),
+    setting("GAPURA_JWT_AUDIENCE", "the public URL", "`aud` of the JWTs"),
+    setting("GAPURA_ARGON2", "m=19456,t=2,p=1", "memory in KiB, passes, lanes; not below the OWASP floor"),
+    setting("GAPURA_PASSWORD_MIN_LENGTH", "12", "in characters, 8 or more"),
+    setting("GAPURA_REVOCATION_MAX_LAG", "60s", "how long a node trusts its knowledge of ended logins without news"),
+    setting("GAPURA_AUDIT_RETENTION", "400d", "how long audit events are kept"),
+    setting("GAPURA_RATE_LIMITS", "on", "`off` for load tests only"),
+    setting("GAPURA_LOG", "info", "filter as in `RUST_LOG`; readable on a terminal, JSON otherwise"),
+];
+
+/// Names that older systems used, the setting each stands for, and the unit of its bare number.
+const OLDER_NAMES: &[(&str, &str, &str)] = &[
+    (
+        "ACCESS_TOKEN_EXPIRE_MINUTES",
+        "GAPURA_ACCESS_TOKEN_LIFETIME",
+        "m",
+    ),
+    (
+        "REFRESH_TOKEN_EXPIRE_DAYS",
+        "GAPURA_REFRESH_TOKEN_LIFETIME",
+        "d",
+    ),
+    (
+        "AUTO_REFRESH_THRESHOLD",
+        "GAPURA_AUTO_REFRESH_THRESHOLD",
+        "s",
+    ),
+    ("SESSION_LIFETIME", "GAPURA_SESSION_LIFETIME", "m"),
+];
+
+/// Which database.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DatabaseUrl {
+    /// A file of our own.
+    Sqlite(PathBuf),
+    /// A server.
+    Postgres(Secret<String>),
+}
+
+/// The first administrator's data.
+#[derive(Clone, Debug)]
+pub struct FirstAdmin {
+    pub username: String,
+    pub email: String,
+    /// `None`: generate one and print it once.
+    pub password: Option<Secret<String>>,
+}
+
+/// Lifetimes; see "The clocks" in the product description.
+#[derive(Clone, Debug)]
+pub struct Clocks {
+    pub session_idle_timeout: Duration,
+    pub session_lifetime: Duration,
+    pub remember_lifetime: Duration,
+    pub ping_interval: Duration,
+    pub access_token: Duration,
+    pub refresh_threshold: Duration,
+    pub refresh_token: Duration,
+    pub login_lifetime: Duration,
+    /// Zero: strict one-time use.
+    pub refresh_grace: Duration,
+}
+
+/// Parameters of Argon2id.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Argon2Cost {
+    /// KiB.
+    pub memory: u32,
+    pub passes: u32,
+    pub lanes: u32,
+}
+
+/// All settings, checked.
+#[derive(Clone, Debug)]
+pub struct Config {
+    pub database: DatabaseUrl,
+    pub redis_url: Option<Secret<String>>,
+    pub data_dir: PathBuf,
+    pub bind: SocketAddr,
+    pub public_url: Option<Url>,
+    pub cookie_domain: Option<String>,
+    pub trusted_proxies: Vec<IpNet>,
+    pub workers: usize,
+    /// Decoded; empty: one is generated into the data dir.
+    pub app_keys: Vec<Secret<Vec<u8>>>,
+    pub first_admin: FirstAdmin,
+    pub clocks: Clocks,
+    pub jwt_audience: Option<String>,
+    pub argon2: Argon2Cost,
+    pub password_min_length: usize,
+    pub revocation_max_lag: Duration,
+    pub audit_retention: Duration,
+    pub rate_limits: bool,
+    pub log: String,
+    /// Name, value in force (secrets hidden) and where it came from.
+    pub shown: Vec<(&'static str, String, String)>,
+}
+
+impl Config {
+    /// Reads the settings from `file` (or `gapura.toml` if it exists) and the process's environment.
+    ///
+    /// # Errors
+    /// Every problem found, a sentence each.
+    pub fn load(file: Option<&Path>) -> Result<Self, Vec<String>> {
+        let environment = std::env::vars_os().filter_map(|(name, value)| {
+            Some((
+                name.into_string().ok()?,
+                value.to_string_lossy().into_owned(),
+            ))
+        });
+        let default = Path::new("gapura.toml");
+        let file = file.or_else(|| default.exists().then_some(default));
+        let text = match file {
+            Some(path) => {
+                let read = std::fs::read_to_string(path);
+                read.map_err(|error| vec![format!("{}: {error}", path.display())])?
+            }
+            None => String::new(),
+        };
+        Self::from_sources(&text, environment)
+    }
+
+    /// As [`Config::load`], from the text of a file and given variables.
+    ///
+    /// # Errors
+    /// Every problem found, a sentence each.
+    pub fn from_sources(
+        file: &str,
+        environment: impl IntoIterator<Item = (String, String)>,
+    ) -> Result<Self, Vec<String>> {
+        let mut raw = Raw::default();
+        raw.read_file(file);
+        raw.read_environment(environment);
+        let config = raw.parse();
+        if raw.problems.is_empty() {
+            Ok(config)
+        } else {
+            Err(raw.problems)
+        }
+    }
+
+    /// Whether browsers reach us by https.
+    pub fn is_https(&self) -> bool {
+        let url = self.public_url.as_ref();
+        url.is_some_and(|url| url.scheme() == "https")
+    }
+
+    /// `iss` of the JWTs.
+    pub fn issuer(&self) -> String {
+        match &self.public_url {
+            Some(url) => url.as_str().trim_end_matches('/').to_owned(),
+            None => format!("http://{}", self.bind),
+        }
+    }
+
+    /// `aud` of the JWTs.
+    pub fn audience(&self) -> String {
+        self.jwt_audience.clone().unwrap_or_else(|| self.issuer())
+    }
+}
+
+/// Settings as text, with where each came from, and what is wrong with them.
+#[derive(Default)]
+struct Raw {
+    values: BTreeMap<&'static str, (String, String)>,
+    problems: Vec<String>,
+    shown: Vec<(&'static str, String, String)>,
+}
+
+impl Raw {
+    fn read_file(&mut self, text: &str) {
+        let table: toml::Table = match toml::from_str(text) {
+            Ok(table) => table,
+            Err(error) => {
+                self.problems
+                    .push(format!("the settings file is not valid TOML: {error}"));
+                return;
+            }
+        };
+        for (key, value) in table {
+            let upper = key.to_ascii_uppercase();
+            let prefixed = format!("GAPURA_{upper}");
+            let known = SETTINGS
+                .iter()
+                .find(|s| s.name == prefixed || s.name == upper);
+            let Some(known) = known else {
+                self.problems.push(format!(
+                    "`{key}` in the settings file is not a setting{}",
+                    nearest(&prefixed)
+                ));
+                continue;
+            };
+            let text = match value {
+                toml::Value::String(text) => text,
+                toml::Value::Integer(number) => number.to_string(),
+                toml::Value::Boolean(on) => if on { "on" } else { "off" }.to_owned(),
+                toml::Value::Array(items) => {
+                    let items: Vec<_> = items.iter().filter_map(|item| item.as_str()).collect();
+                    items.join(",")
+                }
+                _ => {
+                    self.problems.push(format!(
+                        "`{key}` in the settings file must be text, a number or a list of texts"
+                    ));
+                    continue;
+                }
+            };
+            self.values.insert(known.name, (text, "file".to_owned()));
+        }
+    }
+
+    fn read_environment(&mut self, environment: impl IntoIterator<Item = (String, String)>) {
+        let mut older = Vec::new();
+        for (name, value) in environment {
+            if let Some(known) = SETTINGS.iter().find(|s| s.name == name) {
+                self.values
+                    .insert(known.name, (value, "environment".to_owned()));
+            } else if name.starts_with("GAPURA_") && !name.starts_with("GAPURA_TEST_") {
+                self.problems
+                    .push(format!("{name} is not a setting{}", nearest(&name)));
+            } else if let Some(alias) = OLDER_NAMES.iter().find(|alias| alias.0 == name) {
+                older.push((*alias, value));
+            }
+        }
+        for ((name, stands_for, unit), value) in older {
+            let known = SETTINGS.iter().find(|s| s.name == stands_for);
+            let Some(known) = known.filter(|known| !self.values.contains_key(known.name)) else {
+                continue;
+            };
+            let origin = format!("environment ({name})");
+            self.values
+                .insert(known.name, (format!("{}{unit}", value.trim()), origin));
+        }
+    }
+
+    /// The text of a setting, if set to anything.
+    fn text(&mut self, name: &'static str, secret: bool) -> Option<String> {
+        let set = self
+            .values
+            .get(name)
+            .cloned()
+            .filter(|(text, _)| !text.trim().is_empty());
+        let default = SETTINGS
+            .iter()
+            .find(|s| s.name == name)
+            .map_or("", |s| s.default);
+        self.shown.push(match &set {
+            Some((_, origin)) if secret => (name, "[hidden]".to_owned(), origin.clone()),
+            Some((text, origin)) => (name, text.clone(), origin.clone()),
+            None => (name, default.to_owned(), "default".to_owned()),
+        });
+        set.map(|(text, _)| text.trim().to_owned())
+    }
+
+    /// A setting read by `parse`, which says what is wrong with it.
+    fn value<T>(
+        &mut self,
+        name: &'static str,
+        default: T,
+        parse: impl FnOnce(&str) -> Result<T, String>,
+    ) -> T {
+        let Some(text) = self.text(name, false) else {
+            return default;
+        };
+        parse(&text).unwrap_or_else(|problem| {
+            self.problems.push(format!("{name} {problem}"));
+            default
+        })
+    }
+
+    fn duration(&mut self, name: &'static str) -> Duration {
+        let default = SETTINGS.iter().find(|s| s.name == name);
+        let default = default
+            .and_then(|s| parse_duration(s.default).ok())
+            .unwrap_or_default();
+        self.value(name, default, parse_duration)
+    }
+
+    fn parse(&mut self) -> Config {
+        let data_dir = self
+            .text("GAPURA_DATA_DIR", false)
+            .map_or_else(|| PathBuf::from("data"), PathBuf::from);
+        let database = self.database(&data_dir);
+        let redis_url = self.redis_url();
+        let bind = self.value(
+            "GAPURA_BIND",
+            SocketAddr::from(([127, 0, 0, 1], 8080)),
+            |text| {
+                text.parse()
+                    .map_err(|_| "must be an address and a port, as in 127.0.0.1:8080".to_owned())
+            },
+        );
+        let public_url = self.value("GAPURA_PUBLIC_URL", None, |text| {
+            parse_public_url(text).map(Some)
+        });
+        let cookie_domain = self.text("GAPURA_COOKIE_DOMAIN", false);
+        let trusted_proxies = self.value("GAPURA_TRUSTED_PROXIES", Vec::new(), parse_networks);
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let workers = self.value("GAPURA_WORKERS", cores, |text| at_least(text, 1));
+        let app_keys = self.app_keys();
+        let first_admin = FirstAdmin {
+            username: self
+                .text("GAPURA_ADMIN_USERNAME", false)
+                .unwrap_or_else(|| "admin".to_owned()),
+            email: self
+                .text("GAPURA_ADMIN_EMAIL", false)
+                .unwrap_or_else(|| "admin@localhost".to_owned()),
+            password: self.text("GAPURA_ADMIN_PASSWORD", true).map(Secret::new),
+        };
+        let clocks = Clocks {
+            session_idle_timeout: self.duration("GAPURA_SESSION_IDLE_TIMEOUT"),
+            session_lifetime: self.duration("GAPURA_SESSION_LIFETIME"),
+            remember_lifetime: self.duration("GAPURA_REMEMBER_LIFETIME"),
+            ping_interval: self.duration("GAPURA_ACTIVITY_PING_INTERVAL"),
+            access_token: self.duration("GAPURA_ACCESS_TOKEN_LIFETIME"),
+            refresh_threshold: self.duration("GAPURA_AUTO_REFRESH_THRESHOLD"),
+            refresh_token: self.duration("GAPURA_REFRESH_TOKEN_LIFETIME"),
+            login_lifetime: self.duration("GAPURA_LOGIN_LIFETIME"),
+            refresh_grace: self.duration("GAPURA_REFRESH_GRACE"),
+        };
+        self.value("GAPURA_JWT_ALGORITHM", (), |text| match text {
+            "HS256" => Ok(()),
+            _ => Err(format!("must be HS256, not `{text}`")),
+        });
+        let config = Config {
+            jwt_audience: self.text("GAPURA_JWT_AUDIENCE", false),
+            argon2: self.value(
+                "GAPURA_ARGON2",
+                Argon2Cost {
+                    memory: 19_456,
+                    passes: 2,
+                    lanes: 1,
+                },
+                parse_argon2,
+            ),
+            password_min_length: self
+                .value("GAPURA_PASSWORD_MIN_LENGTH", 12, |text| at_least(text, 8)),
+            revocation_max_lag: self.duration("GAPURA_REVOCATION_MAX_LAG"),
+            audit_retention: self.duration("GAPURA_AUDIT_RETENTION"),
+            rate_limits: self.value("GAPURA_RATE_LIMITS", true, |text| match text {
+                "on" => Ok(true),
+                "off" => Ok(false),
+                _ => Err("must be `on` or `off`".to_owned()),
+            }),
+            log: self
+                .text("GAPURA_LOG", false)
+                .unwrap_or_else(|| "info".to_owned()),
+            database,
+            redis_url,
+            data_dir,
+            bind,
+            public_url,
+            cookie_domain,
+            trusted_proxies,
+            workers,
+            app_keys,
+            first_admin,
+            clocks,
+            shown: Vec::new(),
+        };
+        self.check_combinations(&config);
+        Config {
+            shown: std::mem::take(&mut self.shown),
+            ..config
+        }
+    }
+
+    fn database(&mut self, data_dir: &Path) -> DatabaseUrl {
+        let embedded = DatabaseUrl::Sqlite(data_dir.join("gapura.db"));
+        let hide = self
+            .values
+            .get("DATABASE_URL")
+            .is_some_and(|(text, _)| text.contains('@'));
+        let Some(text) = self.text("DATABASE_URL", hide) else {
+            return embedded;
+        };
+        if let Some(path) = text
+            .strip_prefix("sqlite://")
+            .filter(|path| !path.is_empty())
+        {
+            DatabaseUrl::Sqlite(PathBuf::from(path))
+        } else if text.starts_with("postgres://") || text.starts_with("postgresql://") {
+            DatabaseUrl::Postgres(Secret::new(text))
+        } else {
+            self.problems
+                .push("DATABASE_URL must be sqlite://path or postgres://…".to_owned());
+            embedded
+        }
+    }
+
+    fn redis_url(&mut self) -> Option<Secret<String>> {
+        let hide = self
+            .values
+            .get("REDIS_URL")
+            .is_some_and(|(text, _)| text.contains('@'));
+        let text = self.text("REDIS_URL", hide)?;
+        if !text.starts_with("redis://") && !text.starts_with("rediss://") {
+            self.problems
+                .push("REDIS_URL must be redis://… or rediss://…".to_owned());
+            return None;
+        }
+        Some(Secret::new(text))
+    }
+
+    fn app_keys(&mut self) -> Vec<Secret<Vec<u8>>> {
+        let Some(text) = self.text("GAPURA_APP_KEY", true) else {
+            return Vec::new();
+        };
+        let mut keys: Vec<Secret<Vec<u8>>> = Vec::new();
+        for part in text.split(',').map(str::trim) {
+            match decode_app_key(part) {
+                Ok(key) if keys.contains(&key) => {
+                    self.problems
+                        .push("GAPURA_APP_KEY names the same key twice".to_owned());
+                }
+                Ok(key) => keys.push(key),
+                Err(problem) => self.problems.push(format!("GAPURA_APP_KEY {problem}")),
+            }
+        }
+        keys
+    }
+
+    fn check_combinations(&mut self, config: &Config) {
+        let clocks = &config.clocks;
+        let mut refuse = |wrong: bool, why: &str| {
+            if wrong {
+                self.problems.push(why.to_owned());
+            }
+        };
+        let lifetimes = [
+            clocks.session_idle_timeout,
+            clocks.session_lifetime,
+            clocks.remember_lifetime,
+            clocks.ping_interval,
+            clocks.access_token,
+            clocks.refresh_threshold,
+            clocks.refresh_token,
+            clocks.login_lifetime,
+            config.revocation_max_lag,
+            config.audit_retention,
+        ];
+        refuse(
+            lifetimes.iter().any(Duration::is_zero),
+            "only GAPURA_REFRESH_GRACE may be 0s; every other duration must be at least 1s",
+        );
+        refuse(
+            clocks.remember_lifetime > clocks.session_lifetime,
+            "GAPURA_REMEMBER_LIFETIME is longer than GAPURA_SESSION_LIFETIME: a login never outlives its hard lifetime, so remembering it longer has no effect",
+        );
+        refuse(
+            clocks.session_idle_timeout > clocks.session_lifetime,
+            "GAPURA_SESSION_IDLE_TIMEOUT is longer than GAPURA_SESSION_LIFETIME, so it could never be reached",
+        );
+        refuse(
+            clocks.ping_interval >= clocks.session_idle_timeout,
+            "GAPURA_ACTIVITY_PING_INTERVAL must be shorter than GAPURA_SESSION_IDLE_TIMEOUT, or active people would be signed out between two pings",
+        );
+        refuse(
+            clocks.refresh_threshold >= clocks.access_token,
+            "GAPURA_AUTO_REFRESH_THRESHOLD must be shorter than GAPURA_ACCESS_TOKEN_LIFETIME, or every request would refresh",
+        );
+        refuse(
+            clocks.access_token > clocks.refresh_token,
+            "GAPURA_ACCESS_TOKEN_LIFETIME is longer than GAPURA_REFRESH_TOKEN_LIFETIME, so a refresh token would die before it is needed",
+        );
+        refuse(
+            clocks.refresh_token > clocks.login_lifetime,
+            "GAPURA_REFRESH_TOKEN_LIFETIME is longer than GAPURA_LOGIN_LIFETIME, which it cannot outlive",
+        );
+        refuse(
+            clocks.refresh_grace > Duration::from_secs(300),
+            "GAPURA_REFRESH_GRACE may be 5m at most: within it a stolen token is not noticed",
+        );
+        let postgres = matches!(config.database, DatabaseUrl::Postgres(_));
+        let no_key = config.app_keys.is_empty();
+        refuse(
+            postgres && no_key,
+            "PostgreSQL needs GAPURA_APP_KEY: nodes that share a database share the key (make one with `openssl rand -base64 32`)",
+        );
+        refuse(
+            !postgres && no_key && config.redis_url.is_some() && config.is_https(),
+            "an https public URL and REDIS_URL need GAPURA_APP_KEY: a key generated on this node would not be known to the others (make one with `openssl rand -base64 32`)",
+        );
+        refuse(
+            config
+                .first_admin
+                .password
+                .as_ref()
+                .is_some_and(|password| {
+                    password.expose().chars().count() < config.password_min_length
+                }),
+            "GAPURA_ADMIN_PASSWORD is shorter than GAPURA_PASSWORD_MIN_LENGTH",
+        );
+        if let Some(domain) = &config.cookie_domain {
+            let host = config
+                .public_url
+                .as_ref()
+                .and_then(Url::host_str)
+                .unwrap_or_default();
+            let domain = domain.trim_start_matches('.');
+            refuse(
+                host != domain && !host.ends_with(&format!(".{domain}")),
+                "GAPURA_COOKIE_DOMAIN must be the host of GAPURA_PUBLIC_URL or a parent of it",
+            );
+        }
+    }
+}
+
+/// `20h`, `10m`, `90s`, `7d`.
+fn parse_duration(text: &str) -> Result<Duration, String> {
+    let wrong =
+        || format!("must be a whole number with a unit, as in 90s, 10m, 20h or 7d, not `{text}`");
+    let unit = text.chars().last().ok_or_else(wrong)?;
+    let seconds: u64 = match unit {
+        's' => 1,
+        'm' => 60,
+        'h' => 3600,
+        'd' => 86_400,
+        _ => return Err(wrong()),
+    };
+    let number: u32 = text[..text.len() - 1].parse().map_err(|_| wrong())?;
+    let seconds = u64::from(number) * seconds;
+    if seconds > 3650 * 86_400 {
+        return Err("is longer than ten years".to_owned());
+    }
+    Ok(Duration::from_secs(seconds))
+}
+
+fn parse_public_url(text: &str) -> Result<Url, String> {
+    let url = Url::parse(text).map_err(|error| format!("is not a URL: {error}"))?;
+    let plain = url.path() == "/"
+        && url.query().is_none()
+        && url.fragment().is_none()
+        && url.username().is_empty();
+    if !matches!(url.scheme(), "http" | "https") || url.host_str().is_none() || !plain {
+        return Err("must be a scheme and a host, as in https://login.example.org".to_owned());
+    }
+    Ok(url)
+}
+
+fn parse_networks(text: &str) -> Result<Vec<IpNet>, String> {
+    let parse = |part: &str| {
+        let part = part.trim();
+        let net = part
+            .parse::<IpNet>()
+            .or_else(|_| part.parse().map(|ip: std::net::IpAddr| ip.into()));
+        net.map_err(|_| format!("has `{part}`, which is not a network as in 10.0.0.0/8"))
+    };
+    text.split(',').map(parse).collect()
+}
+
+fn at_least(text: &str, least: usize) -> Result<usize, String> {
+    let number = text
+        .parse::<usize>()
+        .ok()
+        .filter(|number| (least..=1024).contains(number));
+    number.ok_or_else(|| format!("must be a whole number from {least} to 1024"))
+}
+
+/// `m=19456,t=2,p=1`. The floor is the weakest of the settings that the OWASP Password Storage
+/// Cheat Sheet calls equivalent: 7 MiB with five passes, up to 46 MiB with one.
+fn parse_argon2(text: &str) -> Result<Argon2Cost, String> {
+    let wrong = || "must look like m=19456,t=2,p=1".to_owned();
+    let mut cost = Argon2Cost {
+        memory: 0,
+        passes: 0,
+        lanes: 0,
+    };
+    for part in text.split(',') {
+        let (name, number) = part.trim().split_once('=').ok_or_else(wrong)?;
+        let number = number.parse().map_err(|_| wrong())?;
+        match name {
+            "m" => cost.memory = number,
+            "t" => cost.passes = number,
+            "p" => cost.lanes = number,
+            _ => return Err(wrong()),
+        }
+    }
+    let floor = [
+        (47_104, 1),
+        (19_456, 2),
+        (12_288, 3),
+        (9_216, 4),
+        (7_168, 5),
+    ];
+    let enough = floor
+        .iter()
+        .any(|&(memory, passes)| cost.memory >= memory && cost.passes >= passes);
+    if !enough || cost.lanes == 0 {
+        return Err(
+            "is below the floor that OWASP recommends (m=19456,t=2,p=1 or its equivalents)"
+                .to_owned(),
+        );
+    }
+    if cost.memory > 1 << 21 || cost.passes > 64 || cost.lanes > 64 {
+        return Err("is too costly: at most m=2097152, t=64, p=64".to_owned());
+    }
+    Ok(cost)
+}
+
+/// Decodes an app key and refuses one that cannot be a key.
+pub fn decode_app_key(text: &str) -> Result<Secret<Vec<u8>>, String> {
+    let key = BASE64_STANDARD
+        .decode(text)
+        .map_err(|_| "must be base64".to_owned())?;
+    if key.len() < 32 {
+        return Err(
+            "must have 32 bytes or more (make one with `openssl rand -base64 32`)".to_owned(),
+        );
+    }
+    let distinct = key.iter().collect::<std::collections::BTreeSet<_>>().len();
+    if distinct < 12 {
+        return Err("is too regular to be a random key".to_owned());
+    }
+    Ok(Secret::new(key))
+}
+
+/// The setting that was probably meant.
+fn nearest(name: &str) -> String {
+    let distance = |setting: &&Setting| strsim::damerau_levenshtein(setting.name, name);
+    match SETTINGS.iter().min_by_key(distance) {
+        Some(setting) if distance(&setting) <= 8 => format!("; did you mean {}?", setting.name),
+        _ => String::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load(settings: &[(&str, &str)]) -> Result<Config, Vec<String>> {
+        let settings = settings
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+        Config::from_sources("", settings)
+    }
+
+    #[test]
+    fn defaults_are_the_product() {
+        let clocks = load(&[]).unwrap().clocks;
+        assert_eq!(clocks.session_idle_timeout, Duration::from_secs(20 * 3600));
+        assert_eq!(clocks.session_lifetime, Duration::from_secs(24 * 3600));
+        assert_eq!(clocks.remember_lifetime, Duration::from_secs(12 * 3600));
+        assert_eq!(clocks.access_token, Duration::from_secs(30 * 60));
+        assert_eq!(clocks.refresh_grace, Duration::from_secs(10));
+    }
+
+    #[test]
+    fn all_problems_are_told_at_once_and_a_typo_is_recognised() {
+        let problems = load(&[
+            ("GAPURA_SESSION_LIFETIM", "24h"),
+            ("GAPURA_BIND", "nowhere"),
+            ("GAPURA_REFRESH_GRACE", "10"),
+            ("GAPURA_REMEMBER_LIFETIME", "25h"),
+        ])
+        .unwrap_err();
+        assert_eq!(problems.len(), 4, "{problems:#?}");
+        assert!(problems[0].contains("did you mean GAPURA_SESSION_LIFETIME?"));
+        assert!(problems[2].contains("with a unit"));
+    }
+
+    #[test]
+    fn the_environment_wins_over_the_file_and_older_names_come_last() {
+        let set = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+        let file = "session_lifetime = \"23h\"\naccess_token_lifetime = \"20m\"";
+        let environment = [
+            set("GAPURA_SESSION_LIFETIME", "22h"),
+            set("ACCESS_TOKEN_EXPIRE_MINUTES", "10"),
+            set("REFRESH_TOKEN_EXPIRE_DAYS", "3"),
+        ];
+        let clocks = Config::from_sources(file, environment).unwrap().clocks;
+        assert_eq!(clocks.session_lifetime, Duration::from_secs(22 * 3600));
+        assert_eq!(clocks.access_token, Duration::from_secs(20 * 60));
+        assert_eq!(clocks.refresh_token, Duration::from_secs(3 * 86_400));
+    }
+
+    #[test]
+    fn postgres_without_an_app_key_and_weak_keys_are_refused() {
+        assert!(load(&[("DATABASE_URL", "postgres://localhost/gapura")]).is_err());
+        assert!(load(&[("GAPURA_APP_KEY", "c2hvcnQ=")]).is_err());
+        assert!(load(&[("GAPURA_APP_KEY", &BASE64_STANDARD.encode([7; 32]))]).is_err());
+    }
+
+    #[test]
+    fn secrets_are_never_shown() {
+        let config = load(&[
+            ("GAPURA_ADMIN_PASSWORD", "correct horse battery"),
+            ("DATABASE_URL", "postgres://u:hush@h/d"),
+            (
+                "GAPURA_APP_KEY",
+                "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=",
+            ),
+        ])
+        .unwrap();
+        let debug = format!("{config:?}");
+        assert!(
+            !debug.contains("correct horse") && !debug.contains("hush"),
+            "{debug}"
+        );
+    }
+}

@@ -1,0 +1,109 @@
+//! `GET /dashboard`: who I am, the session's clocks, and what happened lately.
+
+use actix_web::http::StatusCode;
+use actix_web::{HttpRequest, HttpResponse, web};
+use askama::Template;
+
+use super::ClockPicture;
+use crate::app::App;
+use crate::audit::{self, Event};
+use crate::error::AppError;
+use crate::session::extract::BrowserSession;
+use crate::session::{csrf, idle_end};
+use crate::web::page::{Page, When, render};
+
+/// How many events the overview shows.
+const EVENTS_SHOWN: i64 = 8;
+
+#[derive(Template)]
+#[template(path = "dashboard.html")]
+struct Dashboard {
+    device: String,
+    address: String,
+    started: When,
+    idle_until: When,
+    hard_end: When,
+    remember_until: Option<When>,
+    clocks: ClockPicture,
+    events: Vec<EventRow>,
+    now: String,
+    ping_interval_ms: u128,
+    idle_remaining_ms: u128,
+    session_remaining_ms: u128,
+    idle_lifetime_ms: u128,
+    session_lifetime_ms: u128,
+    page: Page,
+}
+
+struct EventRow {
+    when: When,
+    text: String,
+    device: String,
+    address: String,
+}
+
+/// `GET /dashboard`.
+pub async fn overview(
+    req: HttpRequest,
+    app: web::Data<App>,
+    session: BrowserSession,
+) -> Result<HttpResponse, AppError> {
+    let now = app.clock.now();
+    let record = &session.record;
+    let user_id = record.user_id.clone();
+    let events = app
+        .db
+        .read(move |conn| audit::of_user(conn, &user_id, EVENTS_SHOWN))
+        .await?;
+    let page = Page::new(&req, Some(record), csrf::of_session(&app, record));
+    let clocks = &app.config.clocks;
+    let idle_until =
+        idle_end(session.last_activity, clocks.session_idle_timeout).min(record.expires_at());
+    let device = |name: &str| match name {
+        "" => page.t("device.unknown").into_owned(),
+        name => name.to_owned(),
+    };
+    let row = |event: &Event| EventRow {
+        when: page.when(event.at, now),
+        text: sentence(&page, event),
+        device: device(event.device.as_deref().unwrap_or_default()),
+        address: event.ip.clone().unwrap_or_default(),
+    };
+    let template = Dashboard {
+        device: device(&record.device),
+        address: record.ip.clone(),
+        started: page.when(record.started_at(), now),
+        idle_until: page.when(idle_until, now),
+        hard_end: page.when(record.expires_at(), now),
+        remember_until: record
+            .remember_until()
+            .filter(|until| *until > now)
+            .map(|until| page.when(until, now)),
+        clocks: ClockPicture::draw(
+            record,
+            session.last_activity,
+            idle_until,
+            now,
+            page.language(),
+        ),
+        events: events.iter().map(row).collect(),
+        now: now.rfc3339(),
+        ping_interval_ms: clocks.ping_interval.as_millis(),
+        idle_remaining_ms: now.until(idle_until).as_millis(),
+        session_remaining_ms: now.until(record.expires_at()).as_millis(),
+        idle_lifetime_ms: clocks.session_idle_timeout.as_millis(),
+        session_lifetime_ms: clocks.session_lifetime.as_millis(),
+        page,
+    };
+    render(&template, StatusCode::OK)
+}
+
+fn sentence(page: &Page, event: &Event) -> String {
+    let text = page.t(&format!("event.{}", event.kind)).into_owned();
+    match &event.cause {
+        Some(cause) if event.kind == audit::Kind::LoginEnded.name() => {
+            format!("{text} ({})", page.t(&format!("cause.{cause}")))
+        }
+        _ => text,
+    }
+}

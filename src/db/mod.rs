@@ -1,0 +1,241 @@
+//! The database, SQLite or PostgreSQL behind one connection type.
+//!
+//! [`Db::read`] and [`Db::write`] run a closure on a thread that may block, within a time limit. A
+//! write is one transaction: `Ok` means committed, `Err` means nothing happened (or, after a time
+//! limit, that nobody knows).
+//!
+//! SQLite has one writer at a time by nature, so here all writes of the process go through one
+//! thread, which commits those that wait together as one group: nobody ever meets "database is
+//! locked", and thirty-two rotations share one fsync. A job inside a group is a savepoint of its own.
+
+mod migrations;
+pub mod schema;
+mod writer;
+
+use std::fs::OpenOptions;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use std::time::Duration;
+
+use diesel::connection::SimpleConnection;
+use diesel::result::{ConnectionError, ConnectionResult, DatabaseErrorKind};
+use diesel::{Connection, PgConnection, QueryResult, SqliteConnection};
+
+pub use self::migrations::migrate;
+use self::writer::Writer;
+use crate::config::{DatabaseUrl, Secret};
+
+/// How long a request waits for the database before it is answered 503.
+const TIME_LIMIT: Duration = Duration::from_millis(1500);
+/// How long a request waits for a free connection.
+const CHECKOUT_LIMIT: Duration = Duration::from_millis(1000);
+
+/// A connection to either database.
+#[derive(diesel::MultiConnection)]
+pub enum AnyConnection {
+    Sqlite(SqliteConnection),
+    Postgres(PgConnection),
+}
+
+/// Why the database gave no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum DbError {
+    /// It cannot be reached, is too slow, full, or closed on us: come back later.
+    #[error("the database is unavailable: {0}")]
+    Unavailable(String),
+    /// The query itself failed.
+    #[error(transparent)]
+    Query(diesel::result::Error),
+}
+
+impl From<diesel::result::Error> for DbError {
+    fn from(error: diesel::result::Error) -> Self {
+        use diesel::result::Error;
+        match &error {
+            Error::DatabaseError(
+                DatabaseErrorKind::ClosedConnection
+                | DatabaseErrorKind::UnableToSendCommand
+                | DatabaseErrorKind::ReadOnlyTransaction
+                | DatabaseErrorKind::SerializationFailure
+                | DatabaseErrorKind::Unknown,
+                _,
+            )
+            | Error::BrokenTransactionManager
+            | Error::RollbackErrorOnCommit { .. } => Self::Unavailable(error.to_string()),
+            _ => Self::Query(error),
+        }
+    }
+}
+
+/// The database of this process. Cheap to clone.
+#[derive(Clone)]
+pub struct Db {
+    pool: r2d2::Pool<Manager>,
+    writer: Option<Writer>,
+}
+
+impl Db {
+    /// Opens the database; the first connection is made here, so a wrong address is told at once.
+    pub fn open(url: &DatabaseUrl, readers: u32) -> Result<Self, DbError> {
+        let manager = Manager(url.clone());
+        let unavailable = |error: &dyn std::fmt::Display| DbError::Unavailable(error.to_string());
+        let first = manager.open().map_err(|error| unavailable(&error))?;
+        let writer = match url {
+            DatabaseUrl::Sqlite(_) => Some(Writer::start(first, manager.clone())),
+            DatabaseUrl::Postgres(_) => None,
+        };
+        let pool = r2d2::Pool::builder()
+            .max_size(readers)
+            .min_idle(Some(0))
+            .connection_timeout(CHECKOUT_LIMIT)
+            .error_handler(Box::new(QuietPool))
+            .build(manager)
+            .map_err(|error| unavailable(&error))?;
+        Ok(Self { pool, writer })
+    }
+
+    /// Runs a query that changes nothing.
+    pub async fn read<T, F>(&self, job: F) -> Result<T, DbError>
+    where
+        T: Send + 'static,
+        F: FnOnce(&mut AnyConnection) -> QueryResult<T> + Send + 'static,
+    {
+        let pool = self.pool.clone();
+        within_limit(actix_web::web::block(move || {
+            let mut conn = checkout(&pool)?;
+            job(&mut conn).map_err(DbError::from)
+        }))
+        .await?
+        .unwrap_or_else(|error| Err(DbError::Unavailable(error.to_string())))
+    }
+
+    /// Runs a transaction. `Ok` is committed; an `Err` of the job rolls it back.
+    pub async fn write<T, F>(&self, job: F) -> Result<T, DbError>
+    where
+        T: Send + 'static,
+        F: FnOnce(&mut AnyConnection) -> QueryResult<T> + Send + 'static,
+    {
+        if let Some(writer) = &self.writer {
+            return within_limit(writer.submit(job)).await?;
+        }
+        self.read(move |conn| conn.transaction(job)).await
+    }
+
+    /// Asks the database for a sign of life.
+    pub async fn ping(&self) -> Result<(), DbError> {
+        self.read(|conn| conn.batch_execute("SELECT 1")).await
+    }
+
+    /// The file of an SQLite database has been changed by another process since the last call.
+    pub async fn changed_by_others(&self) -> Result<bool, DbError> {
+        match &self.writer {
+            Some(writer) => within_limit(writer.changed_by_others()).await?,
+            None => Ok(false),
+        }
+    }
+}
+
+async fn within_limit<T>(work: impl Future<Output = T>) -> Result<T, DbError> {
+    let limit = tokio::time::timeout(TIME_LIMIT, work).await;
+    limit.map_err(|_| DbError::Unavailable("no answer within the time limit".into()))
+}
+
+fn checkout(pool: &r2d2::Pool<Manager>) -> Result<r2d2::PooledConnection<Manager>, DbError> {
+    pool.get()
+        .map_err(|error| DbError::Unavailable(error.to_string()))
+}
+
+/// Keeps writers of one row in line until the transaction ends. SQLite has a single writer anyway.
+pub fn lock_login(conn: &mut AnyConnection, login_id: &str) -> QueryResult<()> {
+    use diesel::RunQueryDsl;
+    if let AnyConnection::Postgres(conn) = conn {
+        diesel::sql_query("SELECT 1 FROM logins WHERE id = $1 FOR UPDATE")
+            .bind::<diesel::sql_types::Text, _>(login_id)
+            .execute(conn)?;
+    }
+    Ok(())
+}
+
+/// Whether `error` says that a value that must be unique is taken.
+pub fn is_unique_violation(error: &diesel::result::Error) -> bool {
+    use diesel::result::Error;
+    matches!(
+        error,
+        Error::DatabaseError(DatabaseErrorKind::UniqueViolation, _)
+    )
+}
+
+/// The pool's own complaints go to the log as ours; each is met again as a 503 that says more.
+#[derive(Debug)]
+struct QuietPool;
+
+impl r2d2::HandleError<ConnectionError> for QuietPool {
+    fn handle_error(&self, error: ConnectionError) {
+        tracing::warn!(%error, "could not open a database connection");
+    }
+}
+
+/// Opens connections: a match on the address, since a derived `establish` would take
+/// `postgres://…` for the name of an SQLite file.
+#[derive(Clone)]
+pub(crate) struct Manager(DatabaseUrl);
+
+impl Manager {
+    fn open(&self) -> ConnectionResult<AnyConnection> {
+        match &self.0 {
+            DatabaseUrl::Sqlite(path) => open_sqlite(path).map(AnyConnection::Sqlite),
+            DatabaseUrl::Postgres(url) => open_postgres(url).map(AnyConnection::Postgres),
+        }
+    }
+}
+
+fn open_sqlite(path: &Path) -> ConnectionResult<SqliteConnection> {
+    // Made here, since SQLite would make it readable by others; its side files take after it.
+    let mut private = OpenOptions::new();
+    let made = private.append(true).create(true).mode(0o600).open(path);
+    made.map_err(|error| ConnectionError::BadConnection(format!("{}: {error}", path.display())))?;
+    let mut conn = SqliteConnection::establish(&path.to_string_lossy())?;
+    conn.batch_execute(
+        "PRAGMA busy_timeout = 1000; PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; \
+         PRAGMA foreign_keys = ON;",
+    )
+    .map_err(ConnectionError::CouldntSetupConfiguration)?;
+    Ok(conn)
+}
+
+fn open_postgres(url: &Secret<String>) -> ConnectionResult<PgConnection> {
+    let separator = if url.expose().contains('?') { '&' } else { '?' };
+    let url = format!(
+        "{}{separator}connect_timeout=2&tcp_user_timeout=2000&application_name=gapura",
+        url.expose()
+    );
+    let mut conn = PgConnection::establish(&url)?;
+    conn.batch_execute(
+        "SET statement_timeout = '5s'; SET lock_timeout = '2s'; \
+         SET idle_in_transaction_session_timeout = '5s'; SET client_min_messages = 'warning';",
+    )
+    .map_err(ConnectionError::CouldntSetupConfiguration)?;
+    Ok(conn)
+}
+
+impl r2d2::ManageConnection for Manager {
+    type Connection = AnyConnection;
+    type Error = ConnectionError;
+
+    fn connect(&self) -> Result<AnyConnection, ConnectionError> {
+        self.open()
+    }
+
+    fn is_valid(&self, conn: &mut AnyConnection) -> Result<(), ConnectionError> {
+        match conn {
+            AnyConnection::Sqlite(_) => Ok(()),
+            AnyConnection::Postgres(conn) => conn
+                .batch_execute("SELECT 1")
+                .map_err(ConnectionError::CouldntSetupConfiguration),
+        }
+    }
+
+    fn has_broken(&self, _conn: &mut AnyConnection) -> bool {
+        std::thread::panicking()
+    }
+}

@@ -1,0 +1,56 @@
+//! The tables, as both databases have them (`migrations/`). Named only in `store.rs` files.
+
+diesel::table! {
+    users (id) {
+        id -> Text, username -> Text, email -> Text, email_verified -> Bool, name -> Text,
+        role -> Text, locale -> Nullable<Text>, theme -> Text, password_hash -> Text,
+        must_change_password -> Bool, disabled_at -> Nullable<BigInt>, created_at -> BigInt,
+    }
+}
+
+diesel::table! {
+    logins (id) {
+        id -> Text, user_id -> Text, kind -> Text, device -> Text, ip -> Text,
+        started_at -> BigInt, auth_time -> BigInt, last_activity_at -> BigInt,
+        expires_at -> BigInt, ended_at -> Nullable<BigInt>, ended_cause -> Nullable<Text>,
+    }
+}
+
+diesel::table! {
+    rotating_tokens (id) {
+        id -> Binary, login_id -> Text, purpose -> Text, parent_id -> Nullable<Binary>,
+        counter -> BigInt, issued_at -> BigInt, expires_at -> BigInt,
+        used_at -> Nullable<BigInt>, superseded_at -> Nullable<BigInt>,
+        successor_id -> Nullable<Binary>, successor_given_at -> Nullable<BigInt>,
+        successors -> Integer,
+    }
+}
+
+diesel::table! {
+    revocations (seq) {
+        seq -> BigInt, subject -> Text, cause -> Text, revoked_at -> BigInt, expires_at -> BigInt,
+    }
+}
+
+diesel::table! {
+    keys (id) {
+        id -> Text, purpose -> Text, algorithm -> Text, sealed -> Binary, created_at -> BigInt,
+        retired_at -> Nullable<BigInt>,
+    }
+}
+
+diesel::table! {
+    audit_events (id) {
+        id -> Text, at -> BigInt, kind -> Text, user_id -> Nullable<Text>,
+        actor_id -> Nullable<Text>, login_id -> Nullable<Text>, device -> Nullable<Text>,
+        ip -> Nullable<Text>, cause -> Nullable<Text>,
+    }
+}
+
+diesel::table! {
+    keystore (key) { key -> Text, value -> Text, expires_at -> BigInt, }
+}
+
+diesel::joinable!(logins -> users (user_id));
+diesel::joinable!(rotating_tokens -> logins (login_id));
+diesel::allow_tables_to_appear_in_same_query!(users, logins, rotating_tokens);

@@ -1,0 +1,121 @@
+//! English and Indonesian: which one a person gets, and the texts of `src/locales/`.
+
+use std::borrow::Cow;
+
+use crate::clock::Timestamp;
+
+/// A language of the interface.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Lang {
+    #[default]
+    English,
+    Indonesian,
+}
+
+impl Lang {
+    /// The language's tag (BCP 47).
+    pub const fn code(self) -> &'static str {
+        match self {
+            Self::English => "en",
+            Self::Indonesian => "id",
+        }
+    }
+
+    /// The language of a tag: `id`, `id-ID`, `en-GB`.
+    pub fn from_tag(tag: &str) -> Option<Self> {
+        match tag
+            .split(['-', '_'])
+            .next()?
+            .trim()
+            .to_ascii_lowercase()
+            .as_str()
+        {
+            "en" => Some(Self::English),
+            // `in` is the tag that Java and old Android send for Indonesian.
+            "id" | "in" => Some(Self::Indonesian),
+            _ => None,
+        }
+    }
+
+    /// The first language of an `Accept-Language` header that we speak, by weight (RFC 9110, 12.5.4).
+    pub fn from_accept_language(header: &str) -> Option<Self> {
+        let mut best: Option<(f32, Self)> = None;
+        for part in header.split(',').take(20) {
+            let mut pieces = part.split(';');
+            let lang = pieces.next().and_then(Self::from_tag);
+            let weight =
+                pieces.find_map(|piece| piece.trim().strip_prefix("q=")?.parse::<f32>().ok());
+            let weight = weight.unwrap_or(1.0);
+            if let Some(lang) = lang
+                && weight > best.map_or(0.0, |(weight, _)| weight)
+            {
+                best = Some((weight, lang));
+            }
+        }
+        best.map(|(_, lang)| lang)
+    }
+
+    /// The text under `key`.
+    pub fn text(self, key: &str) -> Cow<'static, str> {
+        Cow::Owned(rust_i18n::t!(key, locale = self.code()).into_owned())
+    }
+
+    /// The text under `key`, with `%{name}` filled in.
+    pub fn text_with(self, key: &str, values: &[(&str, &str)]) -> String {
+        let mut text = self.text(key).into_owned();
+        for (name, value) in values {
+            text = text.replace(&format!("%{{{name}}}"), value);
+        }
+        text
+    }
+
+    /// A duration in words, in its largest unit: "12 hours".
+    pub fn duration(self, duration: std::time::Duration) -> String {
+        let (unit, number) = largest_unit(duration.as_secs());
+        self.counted("time", unit, number)
+    }
+
+    /// A moment relative to `now`, in words: "in 19 hours", "3 minutes ago".
+    pub fn relative(self, at: Timestamp, now: Timestamp) -> String {
+        let (seconds, direction) = if at >= now {
+            (now.until(at).as_secs(), "in")
+        } else {
+            (now.since(at).as_secs(), "ago")
+        };
+        if seconds < 5 {
+            return self.text("time.now").into_owned();
+        }
+        let (unit, number) = largest_unit(seconds);
+        match direction {
+            "in" => self.counted("time.in", unit, number),
+            _ => self.counted("time.ago", unit, number),
+        }
+    }
+
+    fn counted(self, prefix: &str, unit: &str, number: u64) -> String {
+        let key = match number {
+            1 => format!("{prefix}.{unit}"),
+            _ => format!("{prefix}.{unit}s"),
+        };
+        self.text_with(&key, &[("count", &number.to_string())])
+    }
+
+    /// The exact moment: "21 November 2026, 05:06:07 UTC".
+    pub fn exact(self, at: Timestamp) -> String {
+        let at = at.date_time();
+        let month = self.text(&format!("month.{}", u8::from(at.month())));
+        let (year, day, hour, minute, second) =
+            (at.year(), at.day(), at.hour(), at.minute(), at.second());
+        format!("{day} {month} {year}, {hour:02}:{minute:02}:{second:02} UTC")
+    }
+}
+
+/// Rounded to the nearest whole of the largest unit that fits at least once.
+fn largest_unit(seconds: u64) -> (&'static str, u64) {
+    match seconds {
+        0..=89 => ("second", seconds),
+        90..=5399 => ("minute", (seconds + 30) / 60),
+        5400..=129_599 => ("hour", (seconds + 1800) / 3600),
+        _ => ("day", (seconds + 43_200) / 86_400),
+    }
+}

@@ -1,0 +1,25 @@
+//! Gapura, the gate in front of a web application. This list is the map of the program, from the
+//! bottom up: a module uses those above it.
+
+rust_i18n::i18n!("src/locales", fallback = "en");
+
+pub mod account;
+pub mod app;
+pub mod audit;
+pub mod caller;
+pub mod clock;
+pub mod command;
+pub mod config;
+pub mod dashboard;
+pub mod db;
+pub mod error;
+pub mod health;
+pub mod i18n;
+pub mod keys;
+pub mod keystore;
+pub mod login;
+pub mod profile;
+pub mod session;
+pub mod token;
+pub mod vault;
+pub mod web;

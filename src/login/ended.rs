@@ -1,0 +1,210 @@
+//! What has ended, in memory: looked up on every request with a JWT or a session, without I/O.
+//!
+//! Fed from the database by reading its feed twice a second, with an overlap, since transactions
+//! commit out of order; other nodes' ends also arrive at once through Redis. A node whose feed has
+//! been silent for too long knows that it does not know, and says so rather than let an ended login
+//! pass.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::RwLock;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use diesel::prelude::*;
+use futures_util::StreamExt;
+use tokio::time::Instant;
+use uuid::Uuid;
+
+use super::{Cause, store};
+use crate::clock::{Clock, Timestamp};
+use crate::config::Secret;
+use crate::db::{Db, DbError};
+use crate::error::AppError;
+
+/// How often the feed is read. Every node knows of an end within a second.
+const READ_EVERY: Duration = Duration::from_millis(400);
+/// How long a transaction may take to become visible after a later number has been seen. Longer
+/// than the database lets any of ours run.
+const OVERLAP: Duration = Duration::from_secs(15);
+/// A node without news for this long is not ready.
+const READY_WITHIN: Duration = Duration::from_secs(5);
+/// Where ends are announced in Redis.
+pub const CHANNEL: &str = "gapura:ended";
+
+/// A line of the feed.
+#[derive(Clone, Debug, Queryable, Selectable)]
+#[diesel(table_name = crate::db::schema::revocations)]
+pub struct Revocation {
+    pub seq: i64,
+    /// The login's id.
+    pub subject: String,
+    /// See [`Cause`].
+    pub cause: String,
+    /// When nothing of the login could be alive any more anyhow.
+    pub expires_at: Timestamp,
+}
+
+/// The set of ended logins.
+pub struct Ended {
+    logins: RwLock<HashMap<Uuid, (Cause, Timestamp)>>,
+    started: Instant,
+    /// Milliseconds after `started` when the feed was last read.
+    fed_at: AtomicU64,
+    max_lag: Duration,
+}
+
+impl Ended {
+    /// An empty set that has been fed just now.
+    pub fn new(max_lag: Duration) -> Self {
+        Self {
+            logins: RwLock::default(),
+            started: Instant::now(),
+            fed_at: AtomicU64::new(0),
+            max_lag,
+        }
+    }
+
+    /// Why the login has ended, if it has.
+    ///
+    /// # Errors
+    /// 503 when this node has been without news for longer than it may trust what it knows.
+    pub fn cause(&self, login_id: &str) -> Result<Option<Cause>, AppError> {
+        if self.lag() > self.max_lag {
+            return Err(AppError::Unavailable("no news of ended logins".to_owned()));
+        }
+        let Ok(id) = Uuid::try_parse(login_id) else {
+            return Ok(Some(Cause::Revoked));
+        };
+        let logins = self
+            .logins
+            .read()
+            .map_err(|error| AppError::Internal(error.to_string()))?;
+        Ok(logins.get(&id).map(|(cause, _)| *cause))
+    }
+
+    /// Adds an end that this node knows of. The first cause stands.
+    pub fn insert(&self, login_id: &str, cause: Cause, expires_at: Timestamp) {
+        if let (Ok(id), Ok(mut logins)) = (Uuid::try_parse(login_id), self.logins.write()) {
+            logins.entry(id).or_insert((cause, expires_at));
+        }
+    }
+
+    /// How old the news is.
+    pub fn lag(&self) -> Duration {
+        let fed_at = Duration::from_millis(self.fed_at.load(Ordering::Relaxed));
+        self.started.elapsed().saturating_sub(fed_at)
+    }
+
+    /// Whether the news is fresh enough to take on work.
+    pub fn is_fresh(&self) -> bool {
+        self.lag() < READY_WITHIN
+    }
+
+    fn mark_fed(&self, began: Instant) {
+        let fed_at = began.duration_since(self.started).as_millis() as u64;
+        self.fed_at.store(fed_at, Ordering::Relaxed);
+    }
+
+    fn forget_expired(&self, now: Timestamp) {
+        if let Ok(mut logins) = self.logins.write() {
+            logins.retain(|_, (_, expires_at)| *expires_at > now);
+        }
+    }
+}
+
+/// Where the reading of the feed has got to.
+#[derive(Default)]
+pub struct Reader {
+    /// The last number seen at each recent reading.
+    seen: VecDeque<(Instant, i64)>,
+    /// Everything up to here is surely known.
+    settled: i64,
+}
+
+impl Reader {
+    /// Reads what is new, and once more what may have been committed late.
+    ///
+    /// # Errors
+    /// When the database cannot be asked.
+    pub async fn read(&mut self, db: &Db, ended: &Ended, now: Timestamp) -> Result<(), DbError> {
+        let began = Instant::now();
+        while self
+            .seen
+            .front()
+            .is_some_and(|(at, _)| began - *at > OVERLAP)
+        {
+            self.settled = self.seen.pop_front().map_or(self.settled, |(_, seq)| seq);
+        }
+        let settled = self.settled;
+        let (news, last) = db
+            .read(move |conn| {
+                // The number first: what is committed between the two queries is read again.
+                let last = store::last_seq(conn)?;
+                Ok((store::revocations_after(conn, settled, now)?, last))
+            })
+            .await?;
+        for line in news {
+            let cause = Cause::named(&line.cause).unwrap_or(Cause::Revoked);
+            ended.insert(&line.subject, cause, line.expires_at);
+        }
+        self.seen.push_back((began, last));
+        ended.mark_fed(began);
+        Ok(())
+    }
+}
+
+/// Keeps the set fed for as long as the process lives.
+pub async fn feed(
+    mut reader: Reader,
+    db: Db,
+    ended: std::sync::Arc<Ended>,
+    clock: std::sync::Arc<dyn Clock>,
+) {
+    let mut ticks: u64 = 0;
+    loop {
+        tokio::time::sleep(READ_EVERY).await;
+        let now = clock.now();
+        if let Err(error) = reader.read(&db, &ended, now).await {
+            tracing::warn!(%error, "could not read the feed of ended logins");
+        }
+        ticks += 1;
+        if ticks.is_multiple_of(150) {
+            ended.forget_expired(now);
+        }
+    }
+}
+
+/// What an announcement in Redis says.
+pub fn announcement(login_id: &str, cause: Cause, expires_at: Timestamp) -> String {
+    format!("{login_id} {} {}", cause.name(), expires_at.millis())
+}
+
+/// Listens to the other nodes' announcements for as long as the process lives. What is missed while
+/// Redis is away comes with the next reading of the database.
+pub async fn listen(url: Secret<String>, ended: std::sync::Arc<Ended>) {
+    loop {
+        if let Err(error) = listen_once(&url, &ended).await {
+            tracing::debug!(%error, "not listening for announcements");
+        }
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+}
+
+async fn listen_once(url: &Secret<String>, ended: &Ended) -> redis::RedisResult<()> {
+    let client = redis::Client::open(url.expose().as_str())?;
+    let mut subscription = client.get_async_pubsub().await?;
+    subscription.subscribe(CHANNEL).await?;
+    let mut messages = subscription.on_message();
+    while let Some(message) = messages.next().await {
+        let payload: String = message.get_payload()?;
+        let mut parts = payload.split(' ');
+        if let (Some(id), Some(cause), Some(expires_at)) = (
+            parts.next(),
+            parts.next().and_then(Cause::named),
+            parts.next().and_then(|text| text.parse().ok()),
+        ) {
+            ended.insert(id, cause, Timestamp::from_millis(expires_at));
+        }
+    }
+    Ok(())
+}

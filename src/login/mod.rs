@@ -1,0 +1,197 @@
+//! A login is one sign-in on one device, by browser or by API: the one idea that everything else
+//! hangs from. It begins with a password, is carried on by rotating tokens ([`rotation`]), and ends
+//! once, with a cause, in the database first ([`ended`] tells every node).
+
+pub mod ended;
+pub mod rotation;
+pub mod sign_in;
+mod store;
+
+use std::time::Duration;
+
+use diesel::prelude::*;
+
+pub use self::store::{by_id, delete_old, end_all_of, mark_activity};
+use crate::audit::{self, Event, Kind as EventKind};
+use crate::clock::Timestamp;
+use crate::db::AnyConnection;
+use crate::error::Reason;
+
+/// How somebody signed in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    Browser,
+    Api,
+}
+
+impl Kind {
+    /// As stored and as the API says it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Browser => "browser",
+            Self::Api => "api",
+        }
+    }
+}
+
+/// Why a login ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Cause {
+    LoggedOut,
+    Idle,
+    Lifetime,
+    Revoked,
+    PasswordChanged,
+    Theft,
+    /// Nobody came back to refresh it in time.
+    Unused,
+}
+
+impl Cause {
+    const ALL: [Self; 7] = [
+        Self::LoggedOut,
+        Self::Idle,
+        Self::Lifetime,
+        Self::Revoked,
+        Self::PasswordChanged,
+        Self::Theft,
+        Self::Unused,
+    ];
+
+    /// As stored.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::LoggedOut => "logged_out",
+            Self::Idle => "idle",
+            Self::Lifetime => "lifetime",
+            Self::Revoked => "revoked",
+            Self::PasswordChanged => "password_changed",
+            Self::Theft => "theft",
+            Self::Unused => "unused",
+        }
+    }
+
+    /// The cause of that name.
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|cause| cause.name() == name)
+    }
+
+    /// Whether the login simply reached its end, so that what it left behind is no sign of theft.
+    pub const fn is_expiry(self) -> bool {
+        matches!(self, Self::Idle | Self::Lifetime | Self::Unused)
+    }
+
+    /// What a person is told.
+    pub const fn reason(self) -> Reason {
+        match self {
+            Self::LoggedOut => Reason::LoggedOut,
+            Self::Idle => Reason::Idle,
+            Self::Lifetime | Self::Unused => Reason::Lifetime,
+            Self::Revoked => Reason::Revoked,
+            Self::PasswordChanged => Reason::PasswordChanged,
+            Self::Theft => Reason::Theft,
+        }
+    }
+}
+
+/// From where somebody calls.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Client {
+    /// In words, as the person will recognise it: "Chrome on Linux", or the name an app gave.
+    pub device: String,
+    /// The address, as trusted proxies tell it.
+    pub ip: String,
+}
+
+/// One sign-in on one device.
+#[derive(Clone, Debug, Queryable, Selectable, Insertable)]
+#[diesel(table_name = crate::db::schema::logins)]
+pub struct Login {
+    /// UUIDv7; `sid` in the JWT.
+    pub id: String,
+    pub user_id: String,
+    /// See [`Kind`].
+    pub kind: String,
+    pub device: String,
+    pub ip: String,
+    /// When the password was given: the hard lifetime counts from here.
+    pub started_at: Timestamp,
+    /// When a password was last given (`auth_time`, OpenID Connect Core, 2).
+    pub auth_time: Timestamp,
+    pub last_activity_at: Timestamp,
+    /// The hard end, whatever happens.
+    pub expires_at: Timestamp,
+    pub ended_at: Option<Timestamp>,
+    /// See [`Cause`].
+    pub ended_cause: Option<String>,
+}
+
+impl Login {
+    /// Why it is over, if it is.
+    pub fn cause_of_end(&self, now: Timestamp) -> Option<Cause> {
+        match &self.ended_cause {
+            Some(name) => Some(Cause::named(name).unwrap_or(Cause::Revoked)),
+            None if self.expires_at <= now => Some(Cause::Lifetime),
+            None => None,
+        }
+    }
+}
+
+/// Begins a login that ends `lifetime` from now at the latest.
+///
+/// # Errors
+/// When the database refuses.
+pub fn begin(
+    conn: &mut AnyConnection,
+    user_id: &str,
+    kind: Kind,
+    client: &Client,
+    lifetime: Duration,
+    now: Timestamp,
+) -> QueryResult<Login> {
+    let login = Login {
+        id: uuid::Uuid::now_v7().to_string(),
+        user_id: user_id.to_owned(),
+        kind: kind.name().to_owned(),
+        device: client.device.clone(),
+        ip: client.ip.clone(),
+        started_at: now,
+        auth_time: now,
+        last_activity_at: now,
+        expires_at: now + lifetime,
+        ended_at: None,
+        ended_cause: None,
+    };
+    store::insert(conn, &login)?;
+    let event = Event::new(EventKind::Login, user_id, now).by(user_id, client);
+    audit::record(conn, &event.of_login(&login.id))?;
+    Ok(login)
+}
+
+/// Ends a login, once: the first cause stands. Tells whether it was this call that ended it.
+///
+/// # Errors
+/// When the database refuses.
+pub fn end(
+    conn: &mut AnyConnection,
+    login: &Login,
+    cause: Cause,
+    client: Option<&Client>,
+    now: Timestamp,
+) -> QueryResult<bool> {
+    if !store::end(conn, &login.id, cause, now)? {
+        return Ok(false);
+    }
+    let mut event = Event::new(EventKind::LoginEnded, &login.user_id, now).of_login(&login.id);
+    event = match client {
+        Some(client) => event.by(&login.user_id, client),
+        None => Event {
+            device: Some(login.device.clone()),
+            ip: Some(login.ip.clone()),
+            ..event
+        },
+    };
+    event.cause = Some(cause.name().to_owned());
+    audit::record(conn, &event)?;
+    Ok(true)
+}

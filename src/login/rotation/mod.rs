@@ -1,0 +1,328 @@
+//! Rotation: how a refresh or remember token is exchanged for its successor, so that an honest
+//! client is never logged out and a thief never stays. The six rules are in the product
+//! description; [`decide`] is rules 1 to 4, as a pure function; [`rotate`] carries its decision out
+//! in one transaction (rule 6). A token is an id and a MAC of it (rule 5), so that the server can
+//! give any token of a line again without having stored it, and a forged one costs no query.
+
+mod store;
+
+use std::fmt;
+use std::time::Duration;
+
+use base64::Engine;
+use base64::prelude::BASE64_URL_SAFE_NO_PAD;
+use diesel::QueryResult;
+
+pub use self::store::has_live;
+use super::{Cause, Client, Login};
+use crate::account::User;
+use crate::audit::{self, Event, Kind as EventKind};
+use crate::clock::Timestamp;
+use crate::db::{AnyConnection, lock_login};
+use crate::vault::{Secrets, random};
+
+/// After this many siblings, the last is given again and again.
+pub const MOST_SIBLINGS: i32 = 5;
+const ID_LENGTH: usize = 16;
+
+/// What a line of tokens is for. Each has MACs of its own: one never passes for the other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    Refresh,
+    Remember,
+}
+
+impl Purpose {
+    /// As stored.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Refresh => "refresh",
+            Self::Remember => "remember",
+        }
+    }
+}
+
+/// A token as a client holds it. Exists on its way in and out only; prints nothing of itself.
+#[derive(Clone, PartialEq, Eq)]
+pub struct PlainToken(String);
+
+impl PlainToken {
+    /// The text itself, to be sent to its holder.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for PlainToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("PlainToken")
+    }
+}
+
+/// The id of a token whose MAC has been checked: proof that this server made it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct TokenId {
+    purpose: Purpose,
+    id: [u8; ID_LENGTH],
+}
+
+impl TokenId {
+    fn new(purpose: Purpose) -> Self {
+        Self {
+            purpose,
+            id: random(),
+        }
+    }
+
+    /// Reads what a client presented; `None` for what this server never made. Costs no query.
+    pub fn read(secrets: &Secrets, purpose: Purpose, presented: &str) -> Option<Self> {
+        if presented.len() != 64 {
+            return None;
+        }
+        let bytes = BASE64_URL_SAFE_NO_PAD.decode(presented).ok()?;
+        let (id, mac) = bytes.split_first_chunk::<ID_LENGTH>()?;
+        let genuine = secrets.token_mac_is_valid(purpose.name(), id, mac);
+        genuine.then_some(Self { purpose, id: *id })
+    }
+
+    /// The token as its holder will present it.
+    pub fn to_token(self, secrets: &Secrets) -> PlainToken {
+        let mac = secrets.token_mac(self.purpose.name(), &self.id);
+        PlainToken(BASE64_URL_SAFE_NO_PAD.encode([&self.id[..], &mac[..]].concat()))
+    }
+
+    /// As it stands in the database and in a session.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.id
+    }
+
+    /// From the database or a session of ours.
+    pub fn from_stored(purpose: Purpose, bytes: &[u8]) -> Option<Self> {
+        let id = bytes.try_into().ok()?;
+        Some(Self { purpose, id })
+    }
+}
+
+/// Where a presented token stands in its line: all that the rules look at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Standing {
+    /// The cause, if its login is over.
+    pub login_over: Option<Cause>,
+    /// Another successor of the same parent was used.
+    pub sibling_won: bool,
+    pub expires_at: Timestamp,
+    /// When it was exchanged, if it was.
+    pub superseded_at: Option<Timestamp>,
+    /// When its latest successor was first given.
+    pub successor_given_at: Option<Timestamp>,
+    /// How many successors it has been given.
+    pub successors: i32,
+    /// One of them was presented.
+    pub successor_used: bool,
+}
+
+/// What the rules say of a presented token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Decision {
+    /// Rule 1: live; a successor is made.
+    Advance,
+    /// Rule 2: within the grace; the newest of its line is given.
+    Newest,
+    /// Rule 3: the answer was lost on its way; another successor is made.
+    NewSibling,
+    /// Rule 3, within a grace of the last sibling, or after the fifth: that one is given again.
+    SameSibling,
+    /// Rule 4: the login ends.
+    Theft,
+    /// Too old to be used.
+    Expired,
+}
+
+/// Rules 1 to 4. `grace` zero is strict mode: rules 2 and 3 are off.
+pub fn decide(token: &Standing, grace: Duration, now: Timestamp) -> Decision {
+    match token.login_over {
+        Some(cause) if cause.is_expiry() => return Decision::Expired,
+        Some(_) => return Decision::Theft,
+        None if token.sibling_won => return Decision::Theft,
+        None => {}
+    }
+    let expired = token.expires_at <= now;
+    let (Some(superseded_at), Some(given_at)) = (token.superseded_at, token.successor_given_at)
+    else {
+        return if expired {
+            Decision::Expired
+        } else {
+            Decision::Advance
+        };
+    };
+    if now.since(superseded_at) < grace {
+        return Decision::Newest;
+    }
+    if grace.is_zero() || token.successor_used {
+        return Decision::Theft;
+    }
+    if expired {
+        return Decision::Expired;
+    }
+    if now.since(given_at) < grace || token.successors >= MOST_SIBLINGS {
+        return Decision::SameSibling;
+    }
+    Decision::NewSibling
+}
+
+/// How a line is to be rotated.
+#[derive(Clone, Copy, Debug)]
+pub struct Rules {
+    /// How long a superseded token still leads to its successor.
+    pub grace: Duration,
+    /// Life of each successor, counted from its making; `None`: it inherits its parent's end.
+    pub lifetime: Option<Duration>,
+}
+
+/// What a client gets to go on with.
+#[derive(Clone)]
+pub struct Next {
+    pub login: Login,
+    pub user: User,
+    pub token: TokenId,
+    pub expires_at: Timestamp,
+}
+
+/// What came of presenting a token.
+pub enum Rotation {
+    /// Rule 1.
+    Fresh(Next),
+    /// Rule 2.
+    Newest(Next),
+    /// Rule 3.
+    Sibling(Next),
+    /// Rule 4: the login has ended, in this very transaction (or had before).
+    Reused(Login),
+    /// It, or its login, had reached its end.
+    Expired,
+    /// Genuine once, but long forgotten.
+    Unknown,
+}
+
+/// Begins a line for a new login: its first token.
+///
+/// # Errors
+/// When the database refuses.
+pub fn begin(
+    conn: &mut AnyConnection,
+    login: &Login,
+    purpose: Purpose,
+    lifetime: Duration,
+    now: Timestamp,
+) -> QueryResult<(TokenId, Timestamp)> {
+    let token = TokenId::new(purpose);
+    let expires_at = login.expires_at.min(now + lifetime);
+    let row = store::Token::new(&token, &login.id, None, 0, expires_at, now);
+    store::insert(conn, &row)?;
+    Ok((token, expires_at))
+}
+
+/// Presents a token: one transaction, in which theft also ends the login.
+///
+/// # Errors
+/// When the database refuses; then nothing happened, and the client can go on with what it holds.
+pub fn rotate(
+    conn: &mut AnyConnection,
+    presented: TokenId,
+    rules: Rules,
+    client: &Client,
+    now: Timestamp,
+) -> QueryResult<Rotation> {
+    let Some(login_id) = store::login_id(conn, &presented)? else {
+        return Ok(Rotation::Unknown);
+    };
+    // From here on nobody else moves this login's tokens or ends it before we are done.
+    lock_login(conn, &login_id)?;
+    let Some((token, login, user)) = store::load(conn, &presented)? else {
+        return Ok(Rotation::Unknown);
+    };
+    let standing = Standing {
+        login_over: login.cause_of_end(now),
+        sibling_won: match &token.parent_id {
+            Some(parent) if token.used_at.is_none() => store::has_used_child(conn, parent)?,
+            _ => false,
+        },
+        expires_at: token.expires_at,
+        superseded_at: token.superseded_at,
+        successor_given_at: token.successor_given_at,
+        successors: token.successors,
+        successor_used: token.superseded_at.is_some() && store::has_used_child(conn, &token.id)?,
+    };
+    let next = |token: &store::Token, login, user| Next {
+        login,
+        user,
+        token: TokenId {
+            purpose: presented.purpose,
+            id: token.id_bytes(),
+        },
+        expires_at: token.expires_at,
+    };
+    Ok(match decide(&standing, rules.grace, now) {
+        Decision::Advance => {
+            let successor = store::give_successor(conn, &token, &login, rules, now)?;
+            Rotation::Fresh(next(&successor, login, user))
+        }
+        Decision::NewSibling => {
+            let sibling = store::give_successor(conn, &token, &login, rules, now)?;
+            Rotation::Sibling(next(&sibling, login, user))
+        }
+        Decision::Newest => {
+            let newest = store::newest_from(conn, token)?;
+            Rotation::Newest(next(&newest, login, user))
+        }
+        Decision::SameSibling => {
+            let newest = store::newest_from(conn, token)?;
+            Rotation::Sibling(next(&newest, login, user))
+        }
+        Decision::Expired => Rotation::Expired,
+        Decision::Theft => {
+            super::end(conn, &login, Cause::Theft, None, now)?;
+            let event = Event::new(EventKind::RefreshReused, &login.user_id, now);
+            let seen_from = Event {
+                device: Some(client.device.clone()),
+                ip: Some(client.ip.clone()),
+                cause: Some(presented.purpose.name().to_owned()),
+                ..event.of_login(&login.id)
+            };
+            audit::record(conn, &seen_from)?;
+            Rotation::Reused(login)
+        }
+    })
+}
+
+/// Counts a token as used without presenting it: what came with it has been seen in use. A sibling
+/// that has already lost stays lost.
+///
+/// # Errors
+/// When the database refuses.
+pub fn mark_used(conn: &mut AnyConnection, token: TokenId, now: Timestamp) -> QueryResult<()> {
+    let Some(login_id) = store::login_id(conn, &token)? else {
+        return Ok(());
+    };
+    lock_login(conn, &login_id)?;
+    let Some((row, ..)) = store::load(conn, &token)? else {
+        return Ok(());
+    };
+    let lost = match &row.parent_id {
+        Some(parent) if row.used_at.is_none() => store::has_used_child(conn, parent)?,
+        _ => true,
+    };
+    if lost {
+        Ok(())
+    } else {
+        store::set_used(conn, &row, now)
+    }
+}
+
+/// The login that a token belongs to.
+///
+/// # Errors
+/// When the database refuses.
+pub fn login_of(conn: &mut AnyConnection, token: &TokenId) -> QueryResult<Option<Login>> {
+    Ok(store::load(conn, token)?.map(|(_, login, _)| login))
+}

@@ -1,0 +1,171 @@
+use diesel::prelude::*;
+
+use super::{ID_LENGTH, Purpose, Rules, TokenId};
+use crate::account::User;
+use crate::clock::Timestamp;
+use crate::db::AnyConnection;
+use crate::db::schema::{logins, rotating_tokens, users};
+use crate::login::Login;
+
+#[derive(Clone, Queryable, Selectable, Insertable)]
+#[diesel(table_name = rotating_tokens)]
+pub struct Token {
+    pub id: Vec<u8>,
+    pub login_id: String,
+    pub purpose: String,
+    pub parent_id: Option<Vec<u8>>,
+    pub counter: i64,
+    pub issued_at: Timestamp,
+    pub expires_at: Timestamp,
+    pub used_at: Option<Timestamp>,
+    pub superseded_at: Option<Timestamp>,
+    pub successor_id: Option<Vec<u8>>,
+    pub successor_given_at: Option<Timestamp>,
+    pub successors: i32,
+}
+
+impl Token {
+    pub fn new(
+        token: &TokenId,
+        login_id: &str,
+        parent_id: Option<&[u8]>,
+        counter: i64,
+        expires_at: Timestamp,
+        now: Timestamp,
+    ) -> Self {
+        Self {
+            id: token.id.to_vec(),
+            login_id: login_id.to_owned(),
+            purpose: token.purpose.name().to_owned(),
+            parent_id: parent_id.map(<[u8]>::to_vec),
+            counter,
+            issued_at: now,
+            expires_at,
+            used_at: None,
+            superseded_at: None,
+            successor_id: None,
+            successor_given_at: None,
+            successors: 0,
+        }
+    }
+
+    /// Ids in the table are ours and so of the right length; anything else matches no token.
+    pub fn id_bytes(&self) -> [u8; ID_LENGTH] {
+        self.id.as_slice().try_into().unwrap_or_default()
+    }
+}
+
+pub fn insert(conn: &mut AnyConnection, token: &Token) -> QueryResult<()> {
+    diesel::insert_into(rotating_tokens::table)
+        .values(token)
+        .execute(conn)
+        .map(drop)
+}
+
+/// The login that a token belongs to.
+pub fn login_id(conn: &mut AnyConnection, token: &TokenId) -> QueryResult<Option<String>> {
+    rotating_tokens::table
+        .filter(rotating_tokens::id.eq(token.as_bytes()))
+        .filter(rotating_tokens::purpose.eq(token.purpose.name()))
+        .select(rotating_tokens::login_id)
+        .first(conn)
+        .optional()
+}
+
+/// A token with its login and whose it is.
+pub fn load(
+    conn: &mut AnyConnection,
+    token: &TokenId,
+) -> QueryResult<Option<(Token, Login, User)>> {
+    rotating_tokens::table
+        .inner_join(logins::table.inner_join(users::table))
+        .filter(rotating_tokens::id.eq(token.as_bytes()))
+        .select((Token::as_select(), Login::as_select(), User::as_select()))
+        .first(conn)
+        .optional()
+}
+
+/// Whether any successor of the token has been used.
+pub fn has_used_child(conn: &mut AnyConnection, parent: &[u8]) -> QueryResult<bool> {
+    let used: Option<Vec<u8>> = rotating_tokens::table
+        .filter(rotating_tokens::parent_id.eq(parent))
+        .filter(rotating_tokens::used_at.is_not_null())
+        .select(rotating_tokens::id)
+        .first(conn)
+        .optional()?;
+    Ok(used.is_some())
+}
+
+/// Makes a successor and points the presented token at it. The counter, not the clock, is the order.
+pub fn give_successor(
+    conn: &mut AnyConnection,
+    token: &Token,
+    login: &Login,
+    rules: Rules,
+    now: Timestamp,
+) -> QueryResult<Token> {
+    let id = TokenId::new(match token.purpose == Purpose::Remember.name() {
+        true => Purpose::Remember,
+        false => Purpose::Refresh,
+    });
+    let expires_at = match rules.lifetime {
+        Some(lifetime) => login.expires_at.min(now + lifetime),
+        None => token.expires_at,
+    };
+    let successor = Token::new(
+        &id,
+        &token.login_id,
+        Some(&token.id),
+        token.counter + 1,
+        expires_at,
+        now,
+    );
+    insert(conn, &successor)?;
+    diesel::update(rotating_tokens::table.find(&token.id))
+        .set((
+            rotating_tokens::used_at.eq(token.used_at.or(Some(now))),
+            rotating_tokens::superseded_at.eq(token.superseded_at.or(Some(now))),
+            rotating_tokens::successor_id.eq(&successor.id),
+            rotating_tokens::successor_given_at.eq(now),
+            rotating_tokens::successors.eq(token.successors + 1),
+        ))
+        .execute(conn)?;
+    Ok(successor)
+}
+
+/// Follows a line from a superseded token to its newest.
+pub fn newest_from(conn: &mut AnyConnection, mut token: Token) -> QueryResult<Token> {
+    while let Some(successor) = &token.successor_id {
+        token = rotating_tokens::table
+            .find(successor)
+            .select(Token::as_select())
+            .first(conn)?;
+    }
+    Ok(token)
+}
+
+/// Notes that a token is in use.
+pub fn set_used(conn: &mut AnyConnection, token: &Token, now: Timestamp) -> QueryResult<()> {
+    diesel::update(rotating_tokens::table.find(&token.id))
+        .set(rotating_tokens::used_at.eq(now))
+        .execute(conn)
+        .map(drop)
+}
+
+/// Whether a login has a token of that purpose that would still be taken.
+pub fn has_live(
+    conn: &mut AnyConnection,
+    login_id: &str,
+    purpose: Purpose,
+    now: Timestamp,
+) -> QueryResult<bool> {
+    let live: Option<Vec<u8>> = rotating_tokens::table
+        .filter(rotating_tokens::login_id.eq(login_id))
+        .filter(rotating_tokens::purpose.eq(purpose.name()))
+        .filter(rotating_tokens::superseded_at.is_null())
+        .filter(rotating_tokens::expires_at.gt(now))
+        .select(rotating_tokens::id)
+        .first(conn)
+        .optional()?;
+    Ok(live.is_some())
+}

@@ -1,0 +1,137 @@
+use diesel::prelude::*;
+
+use super::ended::Revocation;
+use super::{Cause, Login};
+use crate::clock::Timestamp;
+use crate::db::AnyConnection;
+use crate::db::schema::{logins, revocations, rotating_tokens};
+
+pub fn insert(conn: &mut AnyConnection, login: &Login) -> QueryResult<()> {
+    diesel::insert_into(logins::table)
+        .values(login)
+        .execute(conn)
+        .map(drop)
+}
+
+/// The login with that id.
+pub fn by_id(conn: &mut AnyConnection, id: &str) -> QueryResult<Option<Login>> {
+    logins::table
+        .find(id)
+        .select(Login::as_select())
+        .first(conn)
+        .optional()
+}
+
+/// Ends a login that has not ended, and announces it to the feed. Whether this call did it.
+pub fn end(conn: &mut AnyConnection, id: &str, cause: Cause, now: Timestamp) -> QueryResult<bool> {
+    let living = logins::table
+        .filter(logins::id.eq(id))
+        .filter(logins::ended_at.is_null());
+    let ended = diesel::update(living)
+        .set((
+            logins::ended_at.eq(now),
+            logins::ended_cause.eq(cause.name()),
+        ))
+        .execute(conn)?;
+    if ended == 0 {
+        return Ok(false);
+    }
+    let expires_at: Timestamp = logins::table
+        .find(id)
+        .select(logins::expires_at)
+        .first(conn)?;
+    announce(conn, id, cause, now, expires_at)?;
+    Ok(true)
+}
+
+/// The living logins of a person, all of which end here.
+pub fn end_all_of(
+    conn: &mut AnyConnection,
+    user_id: &str,
+    cause: Cause,
+    except: Option<&str>,
+    now: Timestamp,
+) -> QueryResult<Vec<String>> {
+    let living: Vec<Login> = logins::table
+        .filter(logins::user_id.eq(user_id))
+        .filter(logins::ended_at.is_null())
+        .filter(logins::expires_at.gt(now))
+        .select(Login::as_select())
+        .load(conn)?;
+    let mut ended = Vec::new();
+    for login in living
+        .iter()
+        .filter(|login| Some(login.id.as_str()) != except)
+    {
+        if super::end(conn, login, cause, None, now)? {
+            ended.push(login.id.clone());
+        }
+    }
+    Ok(ended)
+}
+
+fn announce(
+    conn: &mut AnyConnection,
+    id: &str,
+    cause: Cause,
+    at: Timestamp,
+    expires_at: Timestamp,
+) -> QueryResult<()> {
+    diesel::insert_into(revocations::table)
+        .values((
+            revocations::subject.eq(id),
+            revocations::cause.eq(cause.name()),
+            revocations::revoked_at.eq(at),
+            // What belonged to the login is dead by itself from its hard end on.
+            revocations::expires_at.eq(expires_at),
+        ))
+        .execute(conn)
+        .map(drop)
+}
+
+/// Everything the feed has after `seq`, in its order.
+pub fn revocations_after(
+    conn: &mut AnyConnection,
+    seq: i64,
+    now: Timestamp,
+) -> QueryResult<Vec<Revocation>> {
+    revocations::table
+        .filter(revocations::seq.gt(seq))
+        .filter(revocations::expires_at.gt(now))
+        .order(revocations::seq)
+        .select(Revocation::as_select())
+        .load(conn)
+}
+
+/// The feed's last number.
+pub fn last_seq(conn: &mut AnyConnection) -> QueryResult<i64> {
+    let last: Option<i64> = revocations::table
+        .select(diesel::dsl::max(revocations::seq))
+        .first(conn)?;
+    Ok(last.unwrap_or(0))
+}
+
+/// Notes when somebody was last there; never earlier than known.
+pub fn mark_activity(conn: &mut AnyConnection, id: &str, at: Timestamp) -> QueryResult<()> {
+    let login = logins::table
+        .filter(logins::id.eq(id))
+        .filter(logins::ended_at.is_null())
+        .filter(logins::last_activity_at.lt(at));
+    diesel::update(login)
+        .set(logins::last_activity_at.eq(at))
+        .execute(conn)
+        .map(drop)
+}
+
+/// Forgets logins that were over before `moment`, with their tokens, at most `most` of them.
+pub fn delete_old(conn: &mut AnyConnection, moment: Timestamp, most: i64) -> QueryResult<usize> {
+    let old: Vec<String> = logins::table
+        .filter(logins::expires_at.lt(moment))
+        .select(logins::id)
+        .limit(most)
+        .load(conn)?;
+    diesel::delete(rotating_tokens::table.filter(rotating_tokens::login_id.eq_any(&old)))
+        .execute(conn)?;
+    diesel::delete(revocations::table.filter(revocations::expires_at.lt(moment))).execute(conn)?;
+    diesel::delete(logins::table.filter(logins::id.eq_any(&old))).execute(conn)
+}

@@ -1,0 +1,180 @@
+//! Naming one of these in a handler is the access check.
+
+use std::pin::Pin;
+
+use actix_identity::Identity;
+use actix_session::SessionExt;
+use actix_web::dev::Payload;
+use actix_web::http::Method;
+use actix_web::{FromRequest, HttpMessage, HttpRequest, web};
+use serde::de::DeserializeOwned;
+
+use super::{Loaded, Record, TypedSession, activity_key, conclude, csrf, idle_end, remember};
+use crate::app::App;
+use crate::clock::Timestamp;
+use crate::error::{AppError, Code, Reason};
+use crate::web::input::{Check, Form};
+use crate::web::origin;
+
+type Extracting<T> = Pin<Box<dyn Future<Output = Result<T, AppError>>>>;
+
+/// The shared state, as a handler reaches it.
+pub fn app_of(req: &HttpRequest) -> web::Data<App> {
+    req.app_data::<web::Data<App>>()
+        .cloned()
+        .expect("App is registered before any route")
+}
+
+/// A living session of a page. Opening the page counts as activity; a remember cookie opens a new
+/// session here, on the request that carries it.
+pub struct BrowserSession {
+    pub record: Record,
+    /// When the person was last there, this request included.
+    pub last_activity: Timestamp,
+}
+
+impl FromRequest for BrowserSession {
+    type Error = AppError;
+    type Future = Extracting<Self>;
+
+    fn from_request(req: &HttpRequest, _: &mut Payload) -> Self::Future {
+        let (req, app) = (req.clone(), app_of(req));
+        Box::pin(async move {
+            let now = app.clock.now();
+            match living(&req, &app, now).await {
+                Ok(session) if origin::is_opened_by_person(&req) => {
+                    session.touch(&app, now, now).await
+                }
+                Err(AppError::Problem(Code::SessionMissing)) if req.method() == Method::GET => {
+                    let record = remember::restore(&req, &app, now).await?;
+                    begin(&req, &record)?;
+                    Ok(Self {
+                        record,
+                        last_activity: now,
+                    })
+                }
+                outcome => outcome,
+            }
+        })
+    }
+}
+
+impl BrowserSession {
+    /// Moves the last activity to `at`, never back.
+    ///
+    /// # Errors
+    /// 419 when the session ended in the meantime: activity never revives it.
+    pub async fn touch(
+        mut self,
+        app: &App,
+        at: Timestamp,
+        now: Timestamp,
+    ) -> Result<Self, AppError> {
+        if at.seconds() > self.last_activity.seconds() {
+            let idle_timeout = app.config.clocks.session_idle_timeout;
+            let left = now.until(idle_end(at, idle_timeout));
+            let key = activity_key(&self.record.login_id);
+            let raised = app.keystore.raise(&key, at.seconds(), left).await?;
+            let in_force = raised.ok_or(AppError::SessionOver(Reason::Idle))?;
+            self.last_activity = Timestamp::from_seconds(in_force);
+            app.persist_activity(&self.record.login_id, self.last_activity);
+        }
+        Ok(self)
+    }
+}
+
+/// A form sent by a living session of ours, with its form token checked. A dead session is told
+/// before a missing token is.
+pub struct SessionForm<T> {
+    pub session: BrowserSession,
+    pub form: T,
+}
+
+/// A form that carries the form token.
+pub trait FormToken {
+    /// The value of `csrf_token`.
+    fn form_token(&self) -> &str;
+}
+
+impl<T: DeserializeOwned + Check + FormToken + 'static> FromRequest for SessionForm<T> {
+    type Error = AppError;
+    type Future = Extracting<Self>;
+
+    fn from_request(req: &HttpRequest, payload: &mut Payload) -> Self::Future {
+        let form = Form::<T>::from_request(req, payload);
+        let (req, app) = (req.clone(), app_of(req));
+        Box::pin(async move {
+            let now = app.clock.now();
+            let session = living(&req, &app, now).await?;
+            origin::refuse_foreign(&req, &app)?;
+            let Form(form) = form.await?;
+            csrf::check_session(&req, &app, &session.record, Some(form.form_token()))?;
+            Ok(Self {
+                session: session.touch(&app, now, now).await?,
+                form,
+            })
+        })
+    }
+}
+
+/// The living session that the request's cookie stands for.
+///
+/// # Errors
+/// 419 with its reason when it is over (its cookie is cleared), 401 when there never was one, 503
+/// when that cannot be known.
+pub async fn living(
+    req: &HttpRequest,
+    app: &App,
+    now: Timestamp,
+) -> Result<BrowserSession, AppError> {
+    let session = TypedSession(req.get_session());
+    match session.loaded() {
+        None => Err(Code::SessionMissing.into()),
+        Some(Loaded::Unavailable) => Err(AppError::Unavailable(
+            "the session cannot be looked up".to_owned(),
+        )),
+        Some(Loaded::Over {
+            login_id,
+            last_activity,
+        }) => {
+            let reason = conclude(
+                app,
+                login_id,
+                last_activity.map(Timestamp::from_seconds),
+                now,
+            )
+            .await?;
+            session.end();
+            Err(AppError::SessionOver(reason))
+        }
+        Some(Loaded::Live {
+            mut record,
+            last_activity,
+        }) => {
+            if let Some(token) = record.remember_token.take() {
+                remember::note_use(app, &token, now).await?;
+                session
+                    .update(&record)
+                    .map_err(|error| AppError::Internal(error.to_string()))?;
+            }
+            let last_activity = Timestamp::from_seconds(last_activity);
+            Ok(BrowserSession {
+                record: *record,
+                last_activity,
+            })
+        }
+    }
+}
+
+/// Makes this the session of `record`, under a new id.
+///
+/// # Errors
+/// When the session cannot be written.
+pub fn begin(req: &HttpRequest, record: &Record) -> Result<(), AppError> {
+    let internal = |error: &dyn std::fmt::Display| AppError::Internal(error.to_string());
+    TypedSession(req.get_session())
+        .begin(record)
+        .map_err(|error| internal(&error))?;
+    Identity::login(&req.extensions(), record.user_id.clone()).map_err(|error| internal(&error))?;
+    Ok(())
+}

@@ -1,0 +1,372 @@
+//! The login page, logging in and out by browser, and the activity ping.
+
+use actix_session::SessionExt;
+use actix_web::cookie::Cookie;
+use actix_web::http::StatusCode;
+use actix_web::{HttpRequest, HttpResponse, web};
+use askama::Template;
+use serde::{Deserialize, Serialize};
+
+use super::extract::{FormToken, SessionForm, begin, living};
+use super::{Record, TypedSession, activity_after_ping, activity_key, csrf, idle_end, remember};
+use crate::account::User;
+use crate::app::App;
+use crate::caller::Caller;
+use crate::clock::Timestamp;
+use crate::error::{AppError, Code, FieldErrors, Reason};
+use crate::login::rotation::{self, Purpose};
+use crate::login::{self, Cause, Client, Kind, sign_in};
+use crate::web::input::{self, Check, Form};
+use crate::web::page::{Page, render};
+use crate::web::{origin, see_other, success};
+
+#[derive(Template)]
+#[template(path = "login.html")]
+struct LoginPage {
+    page: Page,
+    notice: Option<String>,
+    failure: Option<String>,
+    login: String,
+    remember: bool,
+    next: String,
+    remember_for: String,
+    registration_open: bool,
+}
+
+/// `?next=…&reason=…` of the login page.
+#[derive(Default, Deserialize)]
+pub struct LoginQuery {
+    #[serde(default)]
+    next: String,
+    #[serde(default)]
+    reason: String,
+}
+
+/// The login form.
+#[derive(Deserialize)]
+pub struct LoginForm {
+    #[serde(default)]
+    login: String,
+    #[serde(default)]
+    password: String,
+    #[serde(default)]
+    remember: String,
+    #[serde(default)]
+    next: String,
+    #[serde(default)]
+    csrf_token: String,
+}
+
+impl Check for LoginForm {
+    fn check(&self, errors: &mut FieldErrors) {
+        input::check_text(errors, "login", &self.login, 254);
+        if self.password.len() > 4096 {
+            errors.add("password", "This is too long to be a password.");
+        }
+    }
+}
+
+/// `GET /`.
+pub async fn home() -> HttpResponse {
+    see_other("/dashboard")
+}
+
+/// `GET /login`: stores nothing on the server. Somebody who is signed in goes on to where they were.
+pub async fn login_page(req: HttpRequest, app: web::Data<App>) -> Result<HttpResponse, AppError> {
+    let query = web::Query::<LoginQuery>::from_query(req.query_string());
+    let query = query.map(web::Query::into_inner).unwrap_or_default();
+    let next = origin::local_path(&query.next).to_owned();
+    let now = app.clock.now();
+    let mut reason = Reason::named(&query.reason);
+    match living(&req, &app, now).await {
+        Ok(_) => return Ok(see_other(&next)),
+        Err(AppError::Problem(Code::SessionMissing)) if remember::is_carried(&req, &app) => {
+            match remember::restore(&req, &app, now).await {
+                Ok(record) => {
+                    begin(&req, &record)?;
+                    return Ok(see_other(&next));
+                }
+                Err(AppError::SessionOver(told)) => reason = Some(told),
+                Err(_) => {}
+            }
+        }
+        Err(AppError::SessionOver(told)) => reason = reason.or(Some(told)),
+        // Nobody knows who this is right now; the page itself needs nothing to be shown.
+        Err(_) => {}
+    }
+    let form = LoginForm {
+        login: String::new(),
+        password: String::new(),
+        remember: String::new(),
+        next,
+        csrf_token: String::new(),
+    };
+    let notice = reason.map(|reason| format!("reason.{}", reason.name()));
+    show_login(&req, &app, form, notice.as_deref(), None)
+}
+
+fn show_login(
+    req: &HttpRequest,
+    app: &App,
+    form: LoginForm,
+    notice: Option<&str>,
+    failure: Option<(&str, StatusCode)>,
+) -> Result<HttpResponse, AppError> {
+    let page = Page::new(req, None, csrf::of_visitor(req, app));
+    let template = LoginPage {
+        notice: notice.map(|key| page.t(key).into_owned()),
+        failure: failure.map(|(key, _)| {
+            let soon = page
+                .language()
+                .relative(Timestamp::from_seconds(60), Timestamp::from_seconds(0));
+            page.language().text_with(key, &[("when", &soon)])
+        }),
+        login: form.login,
+        remember: !form.remember.is_empty(),
+        next: form.next,
+        remember_for: page
+            .language()
+            .duration(app.config.clocks.remember_lifetime),
+        registration_open: false,
+        page,
+    };
+    render(
+        &template,
+        failure.map_or(StatusCode::OK, |(_, status)| status),
+    )
+}
+
+/// `POST /login`: 303 on success; on failure the page again, with what was typed except the password.
+pub async fn log_in(
+    req: HttpRequest,
+    app: web::Data<App>,
+    form: Form<LoginForm>,
+) -> Result<HttpResponse, AppError> {
+    let form = form.0;
+    let again = |failure: &str, error: &AppError, form| {
+        let mut page = show_login(
+            &req,
+            &app,
+            form,
+            None,
+            Some((failure, error.code().status())),
+        )?;
+        if let Some(seconds) = error.retry_after() {
+            page.headers_mut()
+                .insert(actix_web::http::header::RETRY_AFTER, seconds.into());
+        }
+        Ok(page)
+    };
+    let trusted = origin::refuse_foreign(&req, &app)
+        .and_then(|()| csrf::check_visitor(&req, &app, &form.csrf_token));
+    if let Err(error) = trusted {
+        return again("failure.csrf_failed", &error, form);
+    }
+    let missing = match (form.login.trim().is_empty(), form.password.is_empty()) {
+        (true, _) => Some("failure.missing_login"),
+        (_, true) => Some("failure.missing_password"),
+        _ => None,
+    };
+    if let Some(failure) = missing {
+        return again(failure, &AppError::from(Code::ValidationFailed), form);
+    }
+    let client = origin::client(&req, &app.config, None);
+    let signed_in = async {
+        // Asked first, so that an outage is told before anything has happened.
+        app.keystore.ping().await?;
+        let user = sign_in::authenticate(&app, &form.login, &form.password, &client).await?;
+        open(&req, &app, user, client, !form.remember.is_empty()).await
+    };
+    match signed_in.await {
+        Ok(()) => Ok(see_other(origin::local_path(&form.next))),
+        Err(error) => {
+            let failure = format!("failure.{}", error.code().name());
+            match error.code() {
+                Code::InvalidCredentials
+                | Code::AccountDisabled
+                | Code::RateLimited
+                | Code::Unavailable => {
+                    if let Some(cause) = error.cause() {
+                        tracing::warn!(cause, "a login could not be checked");
+                    }
+                    again(&failure, &error, form)
+                }
+                _ => Err(error),
+            }
+        }
+    }
+}
+
+/// Begins a login in this browser, and ends the one it had.
+async fn open(
+    req: &HttpRequest,
+    app: &App,
+    user: User,
+    client: Client,
+    remember: bool,
+) -> Result<(), AppError> {
+    let now = app.clock.now();
+    let before = living(req, app, now)
+        .await
+        .ok()
+        .map(|session| session.record.login_id);
+    let clocks = &app.config.clocks;
+    let (lifetime, remember_lifetime) = (clocks.session_lifetime, clocks.remember_lifetime);
+    let person = user.clone();
+    let begun = app.db.write(move |conn| {
+        let ended = match before {
+            Some(id) => login::by_id(conn, &id)?,
+            None => None,
+        };
+        if let Some(login) = &ended {
+            login::end(conn, login, Cause::LoggedOut, Some(&client), now)?;
+        }
+        let login = login::begin(conn, &person.id, Kind::Browser, &client, lifetime, now)?;
+        let remembered = match remember {
+            true => Some(rotation::begin(
+                conn,
+                &login,
+                Purpose::Remember,
+                remember_lifetime,
+                now,
+            )?),
+            false => None,
+        };
+        Ok((login, remembered, ended))
+    });
+    let (login, remembered, ended) = begun.await?;
+    if let Some(login) = ended {
+        app.announce(&login, Cause::LoggedOut);
+    }
+    if let Some((token, until)) = remembered {
+        remember::set(req, app, token, until, now);
+    } else if remember::is_carried(req, app) {
+        remember::clear(req, app);
+    }
+    begin(
+        req,
+        &Record::new(&user, &login, remembered.map(|(_, until)| until)),
+    )
+}
+
+/// The logout form.
+#[derive(Deserialize)]
+pub struct LogoutForm {
+    #[serde(default)]
+    csrf_token: String,
+}
+
+impl Check for LogoutForm {
+    fn check(&self, _: &mut FieldErrors) {}
+}
+
+impl FormToken for LogoutForm {
+    fn form_token(&self) -> &str {
+        &self.csrf_token
+    }
+}
+
+/// `POST /logout`: ends the login, in the database first.
+pub async fn log_out(
+    req: HttpRequest,
+    app: web::Data<App>,
+    sent: SessionForm<LogoutForm>,
+) -> Result<HttpResponse, AppError> {
+    let now = app.clock.now();
+    let login_id = sent.session.record.login_id;
+    let client = origin::client(&req, &app.config, None);
+    let id = login_id.clone();
+    let ended = app.db.write(move |conn| {
+        let login = login::by_id(conn, &id)?;
+        if let Some(login) = &login {
+            login::end(conn, login, Cause::LoggedOut, Some(&client), now)?;
+        }
+        Ok(login)
+    });
+    if let Some(login) = ended.await? {
+        app.announce(&login, Cause::LoggedOut);
+    }
+    if let Err(error) = app
+        .keystore
+        .delete(&[activity_key(&login_id).as_str()])
+        .await
+    {
+        tracing::warn!(%error, "an activity key could not be deleted");
+    }
+    TypedSession(req.get_session()).end();
+    remember::clear(&req, &app);
+    let mut answer = see_other("/login?reason=logged_out");
+    // Not "cookies", which would reach other sites of the same domain.
+    let clear = actix_web::http::header::HeaderValue::from_static("\"cache\", \"storage\"");
+    answer.headers_mut().insert(
+        actix_web::http::header::HeaderName::from_static("clear-site-data"),
+        clear,
+    );
+    let mut form = Cookie::build(remember::cookie_name(&app.config, "gapura_form"), "")
+        .path("/")
+        .secure(app.config.is_https())
+        .finish();
+    form.make_removal();
+    crate::web::answer::Outgoing::set_cookie(&req, form);
+    Ok(answer)
+}
+
+/// Body of the ping.
+#[derive(Default, Deserialize)]
+pub struct Ping {
+    #[serde(default)]
+    idle_seconds: u64,
+}
+
+impl Check for Ping {
+    fn check(&self, _: &mut FieldErrors) {}
+}
+
+#[derive(Serialize)]
+struct Clocks {
+    last_activity: Timestamp,
+    /// `null` for a login by API, which has no idle end.
+    idle_expires_at: Option<Timestamp>,
+    session_expires_at: Timestamp,
+}
+
+/// `POST /api/update-activity`. Never revives a session that is over, never moves the hard end.
+pub async fn update_activity(
+    req: HttpRequest,
+    app: web::Data<App>,
+    caller: Caller,
+    payload: web::Payload,
+) -> Result<HttpResponse, AppError> {
+    let ping: Ping = input::optional_json(&req, &mut payload.into_inner()).await?;
+    let now = app.clock.now();
+    let clocks = match caller {
+        Caller::Session(session) => {
+            let at = activity_after_ping(session.last_activity, ping.idle_seconds, now);
+            let session = session.touch(&app, at, now).await?;
+            let idle_expires_at = idle_end(
+                session.last_activity,
+                app.config.clocks.session_idle_timeout,
+            );
+            let session_expires_at = session.record.expires_at();
+            Clocks {
+                last_activity: session.last_activity,
+                idle_expires_at: Some(idle_expires_at.min(session_expires_at)),
+                session_expires_at,
+            }
+        }
+        Caller::Bearer(bearer) => {
+            let at = activity_after_ping(Timestamp::from_seconds(0), ping.idle_seconds, now);
+            let login = app.db.write(move |conn| {
+                login::mark_activity(conn, &bearer.claims.sid, at)?;
+                login::by_id(conn, &bearer.claims.sid)
+            });
+            let login = login.await?.ok_or(Code::TokenRevoked)?;
+            Clocks {
+                last_activity: login.last_activity_at,
+                idle_expires_at: None,
+                session_expires_at: login.expires_at,
+            }
+        }
+    };
+    Ok(success("Activity noted.", clocks))
+}

@@ -1,0 +1,171 @@
+//! actix-session's store, over the keystore. Its own Redis store brings a session back after a
+//! logout (an update of a missing key becomes a new key) and waits without limit for a Redis that
+//! hangs; here an update of a missing key is dropped, ids are stored hashed, and an outage is told
+//! as one ([`Loaded::Unavailable`]) instead of looking like a stranger.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix_session::storage::{LoadError, SaveError, SessionKey, SessionStore, UpdateError};
+use actix_web::cookie::time;
+use anyhow::anyhow;
+use base64::Engine;
+use base64::prelude::BASE64_URL_SAFE_NO_PAD;
+
+use super::{LOADED, Loaded, RECORD, Record, activity_key, idle_end};
+use crate::clock::{Clock, Timestamp};
+use crate::keystore::Keystore;
+use crate::login::ended::Ended;
+use crate::vault::{Secrets, random};
+
+type State = HashMap<String, String>;
+
+/// Keeps sessions. The id in the cookie is `<login id>.<32 random bytes>`: the first part names the
+/// activity key, so that one round trip brings both.
+#[derive(Clone)]
+pub struct Keeper {
+    pub keystore: Keystore,
+    pub secrets: Arc<Secrets>,
+    pub ended: Arc<Ended>,
+    pub clock: Arc<dyn Clock>,
+    pub idle_timeout: Duration,
+}
+
+impl Keeper {
+    fn stored_under(&self, id: &str) -> String {
+        let hash = BASE64_URL_SAFE_NO_PAD.encode(self.secrets.session_id_hash(id));
+        format!("gapura:session:{hash}")
+    }
+
+    async fn look(&self, id: &str) -> Option<Loaded> {
+        let (login_id, _) = id.split_once('.')?;
+        let over = |last_activity| Loaded::Over {
+            login_id: login_id.to_owned(),
+            last_activity,
+        };
+        match self.ended.cause(login_id) {
+            Ok(None) => {}
+            Ok(Some(_)) => return Some(over(None)),
+            Err(_) => return Some(Loaded::Unavailable),
+        }
+        let (session, activity) = (self.stored_under(id), activity_key(login_id));
+        let found = match self
+            .keystore
+            .get([session.as_str(), activity.as_str()])
+            .await
+        {
+            Ok(found) => found,
+            Err(error) => {
+                tracing::warn!(%error, "a session could not be looked up");
+                return Some(Loaded::Unavailable);
+            }
+        };
+        let [state, activity] = found;
+        let last_activity: Option<i64> = activity.and_then(|text| text.parse().ok());
+        let record = state.and_then(|text| serde_json::from_str::<Record>(&text).ok());
+        let (Some(record), Some(last_activity)) = (record, last_activity) else {
+            return Some(over(last_activity));
+        };
+        let now = self.clock.now();
+        let idle_end = idle_end(Timestamp::from_seconds(last_activity), self.idle_timeout);
+        if record.login_id != login_id || idle_end <= now || record.expires_at() <= now {
+            return Some(over(Some(last_activity)));
+        }
+        Some(Loaded::Live {
+            record: Box::new(record),
+            last_activity,
+        })
+    }
+}
+
+fn json(value: &impl serde::Serialize) -> Result<String, LoadError> {
+    serde_json::to_string(value).map_err(|error| LoadError::Other(error.into()))
+}
+
+fn record_of(state: &State) -> anyhow::Result<(Record, String)> {
+    let text = state
+        .get(RECORD)
+        .ok_or_else(|| anyhow!("a session without a record"))?;
+    Ok((serde_json::from_str(text)?, text.clone()))
+}
+
+impl SessionStore for Keeper {
+    async fn load(&self, key: &SessionKey) -> Result<Option<State>, LoadError> {
+        let Some(loaded) = self.look(key.as_ref()).await else {
+            return Ok(None);
+        };
+        let mut state = State::new();
+        if let Loaded::Live { record, .. } = &loaded {
+            state.insert(RECORD.to_owned(), json(record)?);
+            // Where actix-identity looks for who this is.
+            state.insert("actix_identity.user_id".to_owned(), json(&record.user_id)?);
+        }
+        state.insert(LOADED.to_owned(), json(&loaded)?);
+        Ok(Some(state))
+    }
+
+    async fn save(&self, state: State, _: &time::Duration) -> Result<SessionKey, SaveError> {
+        let (record, text) = record_of(&state).map_err(SaveError::Serialization)?;
+        let id = format!(
+            "{}.{}",
+            record.login_id,
+            BASE64_URL_SAFE_NO_PAD.encode(random::<32>())
+        );
+        let now = self.clock.now();
+        let left = now.until(record.expires_at());
+        let activity = now.seconds().to_string();
+        // Both or nothing that works: a session without its activity key is none.
+        let saved = async {
+            self.keystore
+                .put(&self.stored_under(&id), &text, left)
+                .await?;
+            self.keystore
+                .put(
+                    &activity_key(&record.login_id),
+                    &activity,
+                    self.idle_timeout.min(left),
+                )
+                .await
+        };
+        saved
+            .await
+            .map_err(|error| SaveError::Other(error.into()))?;
+        id.try_into()
+            .map_err(|_| SaveError::Other(anyhow!("a session id that is too long")))
+    }
+
+    async fn update(
+        &self,
+        key: SessionKey,
+        state: State,
+        _: &time::Duration,
+    ) -> Result<SessionKey, UpdateError> {
+        let (record, text) = record_of(&state).map_err(UpdateError::Serialization)?;
+        let left = self.clock.now().until(record.expires_at());
+        let under = self.stored_under(key.as_ref());
+        match self.keystore.replace(&under, &text, left).await {
+            Ok(true) => {}
+            Ok(false) => tracing::debug!("a session ended while a request of its was under way"),
+            Err(error) => return Err(UpdateError::Other(error.into())),
+        }
+        Ok(key)
+    }
+
+    async fn update_ttl(&self, _: &SessionKey, _: &time::Duration) -> anyhow::Result<()> {
+        Ok(())
+    }
+
+    /// Never fails: the login has ended in the database, and the set of ended logins refuses the
+    /// session from now on, whether or not its key could be deleted.
+    async fn delete(&self, key: &SessionKey) -> anyhow::Result<()> {
+        if let Err(error) = self
+            .keystore
+            .delete(&[self.stored_under(key.as_ref()).as_str()])
+            .await
+        {
+            tracing::warn!(%error, "a session's key could not be deleted");
+        }
+        Ok(())
+    }
+}

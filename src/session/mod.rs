@@ -1,0 +1,197 @@
+//! session answers one question: is this browser still signed in?
+//!
+//! A session lives in the keystore under the hash of its id, next to its login's activity key
+//! `gapura:activity:<login id>`, which holds the last activity in Unix seconds and lives as long as
+//! the idle timeout. No activity key, no session. What actix-session loads is only what [`keeper`]
+//! found to be alive; everything else is told as [`Loaded`]. The hard end is fixed at the password.
+//! Rules here, handlers in `http.rs`, the browser's cookies in `remember.rs` and `csrf.rs`.
+
+pub mod csrf;
+pub mod extract;
+pub mod http;
+pub mod keeper;
+pub mod remember;
+
+use actix_session::Session;
+use serde::{Deserialize, Serialize};
+use std::time::Duration;
+
+use crate::account::User;
+use crate::app::App;
+use crate::clock::Timestamp;
+use crate::error::{AppError, Reason};
+use crate::login::rotation::{self, Purpose};
+use crate::login::{self, Cause, Login};
+use crate::vault::random;
+
+/// What a session knows, so that a request needs no database to be served.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Record {
+    pub login_id: String,
+    pub user_id: String,
+    pub username: String,
+    pub name: String,
+    pub email: String,
+    pub role: String,
+    pub locale: Option<String>,
+    pub theme: String,
+    pub device: String,
+    pub ip: String,
+    /// Milliseconds since 1970, as are the others.
+    started_at: i64,
+    expires_at: i64,
+    remember_until: Option<i64>,
+    /// The remember token that came with this session, until its first use has been noted.
+    pub remember_token: Option<String>,
+    /// What the session's form tokens are bound to; worth nothing without our key.
+    pub form_id: String,
+}
+
+impl Record {
+    /// A session of that login.
+    pub fn new(user: &User, login: &Login, remember_until: Option<Timestamp>) -> Self {
+        Self {
+            login_id: login.id.clone(),
+            user_id: user.id.clone(),
+            username: user.username.clone(),
+            name: user.name.clone(),
+            email: user.email.clone(),
+            role: user.role.clone(),
+            locale: user.locale.clone(),
+            theme: user.theme.clone(),
+            device: login.device.clone(),
+            ip: login.ip.clone(),
+            started_at: login.started_at.millis(),
+            expires_at: login.expires_at.millis(),
+            remember_until: remember_until.map(Timestamp::millis),
+            remember_token: None,
+            form_id: uuid::Uuid::from_bytes(random()).simple().to_string(),
+        }
+    }
+
+    /// When the password was given.
+    pub const fn started_at(&self) -> Timestamp {
+        Timestamp::from_millis(self.started_at)
+    }
+
+    /// The hard end.
+    pub const fn expires_at(&self) -> Timestamp {
+        Timestamp::from_millis(self.expires_at)
+    }
+
+    /// Until when the remember cookie opens a new session.
+    pub fn remember_until(&self) -> Option<Timestamp> {
+        self.remember_until.map(Timestamp::from_millis)
+    }
+}
+
+/// What the keeper found under a session cookie.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub enum Loaded {
+    /// Alive, and when its person was last there (Unix seconds).
+    Live {
+        record: Box<Record>,
+        last_activity: i64,
+    },
+    /// Over, or unknown: of this login.
+    Over {
+        login_id: String,
+        last_activity: Option<i64>,
+    },
+    /// The keystore cannot be asked.
+    Unavailable,
+}
+
+/// The typed face of actix-session's map: its keys are written here and nowhere else.
+pub struct TypedSession(pub Session);
+
+const RECORD: &str = "record";
+const LOADED: &str = "loaded";
+
+impl TypedSession {
+    /// What the request's cookie stood for; `None` without a genuine cookie.
+    pub fn loaded(&self) -> Option<Loaded> {
+        self.0.get(LOADED).ok().flatten()
+    }
+
+    /// Makes this the session of `record`, under a new id.
+    ///
+    /// # Errors
+    /// When the record cannot be written as JSON.
+    pub fn begin(&self, record: &Record) -> Result<(), actix_session::SessionInsertError> {
+        self.0.clear();
+        self.0.renew();
+        self.0.insert(RECORD, record)
+    }
+
+    /// Changes what the session knows, under the same id.
+    ///
+    /// # Errors
+    /// When the record cannot be written as JSON.
+    pub fn update(&self, record: &Record) -> Result<(), actix_session::SessionInsertError> {
+        self.0.insert(RECORD, record)
+    }
+
+    /// Ends the session here and clears its cookie.
+    pub fn end(&self) {
+        self.0.purge();
+    }
+}
+
+/// Under what a login's last activity is kept.
+pub fn activity_key(login_id: &str) -> String {
+    format!("gapura:activity:{login_id}")
+}
+
+/// When idleness ends the session.
+pub fn idle_end(last_activity: Timestamp, idle_timeout: Duration) -> Timestamp {
+    last_activity + idle_timeout
+}
+
+/// The new last activity, from a ping that says how long ago the person did something: never in the
+/// future, never before what is known, so a ping can neither stretch nor shorten a session unduly.
+pub fn activity_after_ping(known: Timestamp, idle_seconds: u64, now: Timestamp) -> Timestamp {
+    let claimed = now - Duration::from_secs(idle_seconds);
+    claimed.max(known).min(now.max(known))
+}
+
+/// Settles why a session is over, and ends its login in the database if that has not been done: an
+/// idle login stays open only while its remember token is still good.
+///
+/// # Errors
+/// When the database cannot be asked: nobody is told a reason that is not known.
+pub async fn conclude(
+    app: &App,
+    login_id: String,
+    last_activity: Option<Timestamp>,
+    now: Timestamp,
+) -> Result<Reason, AppError> {
+    let idle_timeout = app.config.clocks.session_idle_timeout;
+    let concluded = app.db.write(move |conn| {
+        let Some(login) = login::by_id(conn, &login_id)? else {
+            return Ok((Cause::Lifetime, None));
+        };
+        if login.ended_at.is_some() {
+            let cause = login.cause_of_end(now).unwrap_or(Cause::Revoked);
+            return Ok((cause, None));
+        }
+        let idle_end = idle_end(
+            last_activity.unwrap_or(login.last_activity_at),
+            idle_timeout,
+        );
+        let cause = match login.expires_at <= now && login.expires_at <= idle_end {
+            true => Cause::Lifetime,
+            false => Cause::Idle,
+        };
+        if cause == Cause::Idle && rotation::has_live(conn, &login.id, Purpose::Remember, now)? {
+            return Ok((cause, None));
+        }
+        login::end(conn, &login, cause, None, now)?;
+        Ok((cause, Some(login)))
+    });
+    let (cause, ended) = concluded.await?;
+    if let Some(login) = ended {
+        app.announce(&login, cause);
+    }
+    Ok(cause.reason())
+}

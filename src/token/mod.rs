@@ -1,0 +1,91 @@
+//! Tokens for programs: a short-lived access token ([`jwt`]) and the refresh token that carries its
+//! login on. Handlers in `http.rs`; the rules of rotation are in [`crate::login::rotation`].
+
+pub mod http;
+pub mod jwt;
+
+use serde_json::{Value, json};
+
+use crate::account::User;
+use crate::app::App;
+use crate::clock::Timestamp;
+use crate::error::AppError;
+use crate::login::Login;
+use crate::login::rotation::{Next, PlainToken, TokenId};
+
+/// A person as the API shows them beside their tokens.
+pub fn brief(user: &User) -> Value {
+    json!({
+        "id": user.id,
+        "username": user.username,
+        "email": user.email,
+        "name": user.name,
+        "role": user.role,
+    })
+}
+
+/// An access token and the refresh token beside it.
+pub struct Pair {
+    access_token: String,
+    access_expires_at: Timestamp,
+    refresh_token: PlainToken,
+    refresh_expires_at: Timestamp,
+    user: User,
+}
+
+impl Pair {
+    /// Signs an access token to go with a refresh token.
+    ///
+    /// # Errors
+    /// When signing fails.
+    pub fn issue(
+        app: &App,
+        user: User,
+        login: &Login,
+        refresh: TokenId,
+        refresh_expires_at: Timestamp,
+        now: Timestamp,
+    ) -> Result<Self, AppError> {
+        let signed = app.jwt.sign(&user, login, now);
+        let (access_token, access_expires_at) =
+            signed.map_err(|error| AppError::Internal(error.to_string()))?;
+        let refresh_token = refresh.to_token(&app.secrets);
+        Ok(Self {
+            access_token,
+            access_expires_at,
+            refresh_token,
+            refresh_expires_at,
+            user,
+        })
+    }
+
+    /// The pair that a rotation leads to.
+    ///
+    /// # Errors
+    /// When signing fails.
+    pub fn after(app: &App, next: Next, now: Timestamp) -> Result<Self, AppError> {
+        Self::issue(
+            app,
+            next.user,
+            &next.login,
+            next.token,
+            next.expires_at,
+            now,
+        )
+    }
+
+    /// The `data` of an answer; without the refresh token when a cookie carries it.
+    fn to_json(&self, with_refresh_token: bool, now: Timestamp) -> Value {
+        let mut data = json!({
+            "access_token": self.access_token,
+            "token_type": "bearer",
+            "expires_in": self.access_expires_at.seconds() - now.seconds(),
+            "refresh_expires_in": self.refresh_expires_at.seconds() - now.seconds(),
+            "user": brief(&self.user),
+        });
+        if with_refresh_token {
+            data["refresh_token"] = json!(self.refresh_token.expose());
+        }
+        data
+    }
+}

@@ -1,0 +1,257 @@
+//! The outermost layer: gives each request an id, dresses errors as problem+json or as a page by the
+//! kind of route, adds what handlers left to be sent along, and the headers that every answer has.
+
+use std::borrow::Cow;
+
+use actix_web::body::{BoxBody, EitherBody, MessageBody};
+use actix_web::cookie::Cookie;
+use actix_web::dev::{ServiceRequest, ServiceResponse};
+use actix_web::http::header::{
+    CACHE_CONTROL, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER, SET_COOKIE,
+    WWW_AUTHENTICATE,
+};
+use actix_web::http::{Method, StatusCode};
+use actix_web::middleware::Next;
+use actix_web::{Error, HttpMessage, HttpRequest, HttpResponse, web};
+use url::form_urlencoded;
+
+use super::{origin, page};
+use crate::app::App;
+use crate::error::{AppError, Code};
+
+/// The id under which a request is logged, and which its answer carries.
+#[derive(Clone)]
+pub struct RequestId(pub String);
+
+/// What extractors want sent along with the answer, whatever the handler answers.
+#[derive(Default)]
+pub struct Outgoing {
+    cookies: Vec<Cookie<'static>>,
+}
+
+impl Outgoing {
+    /// Sends a cookie along.
+    pub fn set_cookie(req: &HttpRequest, cookie: Cookie<'static>) {
+        let mut extensions = req.extensions_mut();
+        if !extensions.contains::<Self>() {
+            extensions.insert(Self::default());
+        }
+        if let Some(outgoing) = extensions.get_mut::<Self>() {
+            outgoing
+                .cookies
+                .retain(|known| known.name() != cookie.name());
+            outgoing.cookies.push(cookie);
+        }
+    }
+}
+
+/// How an error is told on a route.
+#[derive(PartialEq)]
+enum Dress {
+    Page,
+    Problem,
+}
+
+fn dress_of(path: &str) -> Dress {
+    let json = ["/api/", "/.well-known/", "/healthz", "/readyz", "/static/"];
+    if json.iter().any(|start| path.starts_with(start)) {
+        Dress::Problem
+    } else {
+        Dress::Page
+    }
+}
+
+/// The layer itself.
+///
+/// # Errors
+/// Passes on what lies below.
+pub async fn dress<B: MessageBody + 'static>(
+    req: ServiceRequest,
+    next: Next<B>,
+) -> Result<ServiceResponse<EitherBody<B, BoxBody>>, Error> {
+    let id = uuid::Uuid::now_v7().simple().to_string();
+    req.extensions_mut().insert(RequestId(id.clone()));
+    let response = next.call(req).await?;
+    let app = response.request().app_data::<web::Data<App>>().cloned();
+    let Some(app) = app else {
+        return Ok(response.map_into_left_body());
+    };
+    let mut response = told(response, &app, &id);
+    let (req, head) = (
+        response.request().clone(),
+        response.response_mut().head_mut(),
+    );
+    send_along(&req, head.headers_mut());
+    let is_page = head
+        .headers()
+        .get(CONTENT_TYPE)
+        .is_some_and(|kind| kind.as_bytes().starts_with(b"text/html"));
+    secure(head.headers_mut(), &app, is_page, &id);
+    log(&req, head.status, &id);
+    Ok(response)
+}
+
+/// Replaces a bare error answer by one that tells it.
+fn told<B: MessageBody + 'static>(
+    response: ServiceResponse<B>,
+    app: &App,
+    id: &str,
+) -> ServiceResponse<EitherBody<B, BoxBody>> {
+    let Some(error) = error_of(&response) else {
+        return response.map_into_left_body();
+    };
+    let req = response.request().clone();
+    if let Some(cause) = error.cause() {
+        tracing::error!(
+            request_id = id,
+            path = req.path(),
+            code = error.code().name(),
+            cause
+        );
+    }
+    let mut answer = match dress_of(req.path()) {
+        Dress::Problem => problem(&error, id),
+        Dress::Page => match redirect(&req, &error) {
+            Some(location) => super::see_other(&location),
+            None => page::error_page(&req, &error, id, app),
+        },
+    };
+    if let Some(seconds) = error.retry_after() {
+        answer
+            .headers_mut()
+            .insert(RETRY_AFTER, HeaderValue::from(seconds));
+    }
+    // Cookies and methods that inner layers set are part of the answer whatever its body.
+    for name in [SET_COOKIE, HeaderName::from_static("allow")] {
+        for value in response.headers().get_all(&name) {
+            answer.headers_mut().append(name.clone(), value.clone());
+        }
+    }
+    ServiceResponse::new(req, answer.map_into_right_body())
+}
+
+/// The error behind a response: ours, or what the framework itself answered.
+fn error_of<B>(response: &ServiceResponse<B>) -> Option<Cow<'_, AppError>> {
+    if let Some(error) = response.response().error() {
+        return Some(match error.as_error::<AppError>() {
+            Some(error) => Cow::Borrowed(error),
+            None => Cow::Owned(foreign(response.status(), error)),
+        });
+    }
+    let bare = match response.status() {
+        StatusCode::NOT_FOUND => Code::NotFound,
+        StatusCode::METHOD_NOT_ALLOWED => Code::MethodNotAllowed,
+        _ => return None,
+    };
+    let untold = !response.headers().contains_key(CONTENT_TYPE);
+    untold.then(|| Cow::Owned(bare.into()))
+}
+
+fn foreign(status: StatusCode, error: &Error) -> AppError {
+    match status.as_u16() {
+        404 => Code::NotFound.into(),
+        405 => Code::MethodNotAllowed.into(),
+        413 => Code::PayloadTooLarge.into(),
+        415 => Code::UnsupportedMediaType.into(),
+        400..=499 => Code::MalformedRequest.into(),
+        _ => AppError::Internal(error.to_string()),
+    }
+}
+
+fn problem(error: &AppError, id: &str) -> HttpResponse {
+    let mut answer = HttpResponse::build(error.code().status());
+    if error.code().status() == StatusCode::UNAUTHORIZED {
+        // RFC 6750, 3: a request without a token gets no error code.
+        let challenge = match error.code() {
+            Code::TokenInvalid | Code::TokenExpired | Code::TokenRevoked | Code::TokenMismatch => {
+                "Bearer realm=\"gapura\", error=\"invalid_token\""
+            }
+            _ => "Bearer realm=\"gapura\"",
+        };
+        answer.insert_header((WWW_AUTHENTICATE, challenge));
+    }
+    answer
+        .content_type("application/problem+json")
+        .body(error.problem(id).to_string())
+}
+
+/// On a page, a session that is over or missing is no error: the person signs in and comes back.
+fn redirect(req: &HttpRequest, error: &AppError) -> Option<String> {
+    let mut query = form_urlencoded::Serializer::new(String::new());
+    match error {
+        AppError::SessionOver(reason) => query.append_pair("reason", reason.name()),
+        AppError::Problem(Code::SessionMissing) => &mut query,
+        _ => return None,
+    };
+    let here = match *req.method() {
+        Method::GET => req
+            .uri()
+            .path_and_query()
+            .map(|path| path.as_str().to_owned()),
+        _ => origin::header(req, actix_web::http::header::REFERER)
+            .and_then(|referer| url::Url::parse(referer).ok())
+            .map(|url| url[url::Position::BeforePath..url::Position::AfterQuery].to_owned()),
+    };
+    let here = here.unwrap_or_default();
+    query.append_pair("next", origin::local_path(&here));
+    Some(format!("/login?{}", query.finish()))
+}
+
+fn send_along(req: &HttpRequest, headers: &mut HeaderMap) {
+    let outgoing = req
+        .extensions_mut()
+        .remove::<Outgoing>()
+        .unwrap_or_default();
+    for cookie in outgoing.cookies {
+        if let Ok(value) = HeaderValue::from_str(&cookie.to_string()) {
+            headers.append(SET_COOKIE, value);
+        }
+    }
+}
+
+/// The headers that the OWASP Secure Headers project lists. Nothing of ours is embedded anywhere, and
+/// nothing of anybody's is embedded in ours.
+fn secure(headers: &mut HeaderMap, app: &App, is_page: bool, id: &str) {
+    let mut set = |name: &'static str, value: &'static str| {
+        headers.insert(
+            HeaderName::from_static(name),
+            HeaderValue::from_static(value),
+        );
+    };
+    set("x-content-type-options", "nosniff");
+    set("referrer-policy", "same-origin");
+    set("cross-origin-resource-policy", "same-origin");
+    set("x-frame-options", "DENY");
+    if is_page {
+        set("cross-origin-opener-policy", "same-origin");
+        set(
+            "permissions-policy",
+            "camera=(), geolocation=(), microphone=(), payment=()",
+        );
+        set(
+            CONTENT_SECURITY_POLICY_NAME,
+            "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; \
+             form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
+        );
+    }
+    if app.config.is_https() {
+        set("strict-transport-security", "max-age=31536000");
+    }
+    if !headers.contains_key(CACHE_CONTROL) {
+        headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    }
+    if let Ok(id) = HeaderValue::from_str(id) {
+        headers.insert(HeaderName::from_static("x-request-id"), id);
+    }
+}
+
+const CONTENT_SECURITY_POLICY_NAME: &str = "content-security-policy";
+
+fn log(req: &HttpRequest, status: StatusCode, id: &str) {
+    // The path without its query: a query may hold what is nobody's business.
+    if status.is_server_error() {
+        tracing::warn!(request_id = id, method = %req.method(), path = req.path(), status = status.as_u16(), "request");
+    } else {
+        tracing::debug!(request_id = id, method = %req.method(), path = req.path(), status = status.as_u16(), "request");
+    }
+}

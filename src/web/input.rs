@@ -1,0 +1,200 @@
+//! Bodies, read within limits of size and time, and turned into types or into a 4xx that names the
+//! field.
+
+use std::pin::Pin;
+use std::time::Duration;
+
+use actix_web::dev::Payload;
+use actix_web::http::header::CONTENT_TYPE;
+use actix_web::web::{Bytes, BytesMut};
+use actix_web::{FromRequest, HttpRequest};
+use futures_util::StreamExt;
+use serde::de::DeserializeOwned;
+
+use super::origin::header;
+use crate::account::is_invisible;
+use crate::error::{AppError, Code, FieldErrors};
+
+/// Larger bodies are 413.
+const LARGEST_BODY: usize = 64 * 1024;
+/// Slower bodies are 408.
+const SLOWEST_BODY: Duration = Duration::from_secs(10);
+
+/// Fields that can be checked for more than their type.
+pub trait Check {
+    /// Adds a sentence for each field that is wrong.
+    fn check(&self, errors: &mut FieldErrors);
+}
+
+/// A JSON body.
+pub struct Json<T>(pub T);
+
+/// A form of a page.
+pub struct Form<T>(pub T);
+
+impl<T: DeserializeOwned + Check + 'static> FromRequest for Json<T> {
+    type Error = AppError;
+    type Future = Pin<Box<dyn Future<Output = Result<Self, AppError>>>>;
+
+    fn from_request(req: &HttpRequest, payload: &mut Payload) -> Self::Future {
+        let body = body(req, payload, |kind| {
+            kind == "application/json" || kind.ends_with("+json")
+        });
+        Box::pin(async move {
+            let body = body.await?;
+            json(&body).map(Json)
+        })
+    }
+}
+
+impl<T: DeserializeOwned + Check + 'static> FromRequest for Form<T> {
+    type Error = AppError;
+    type Future = Pin<Box<dyn Future<Output = Result<Self, AppError>>>>;
+
+    fn from_request(req: &HttpRequest, payload: &mut Payload) -> Self::Future {
+        let body = body(req, payload, |kind| {
+            kind == "application/x-www-form-urlencoded"
+        });
+        Box::pin(async move {
+            let body = body.await?;
+            let fields = serde_urlencoded::Deserializer::new(url::form_urlencoded::parse(&body));
+            checked(serde_path_to_error::deserialize(fields)).map(Form)
+        })
+    }
+}
+
+/// Reads a JSON object that may be absent: an empty body is an empty object.
+///
+/// # Errors
+/// 400, 408, 413, 415 or 422.
+pub async fn optional_json<T: DeserializeOwned + Check + Default>(
+    req: &HttpRequest,
+    payload: &mut Payload,
+) -> Result<T, AppError> {
+    let bytes = limited(payload).await?;
+    if bytes.is_empty() {
+        return Ok(T::default());
+    }
+    if !media_type(req).is_some_and(|kind| kind == "application/json") {
+        return Err(Code::UnsupportedMediaType.into());
+    }
+    json(&bytes)
+}
+
+/// Parses a JSON object and checks its fields.
+///
+/// # Errors
+/// 400 where it is not JSON, 422 where a field is wrong.
+pub fn json<T: DeserializeOwned + Check>(body: &[u8]) -> Result<T, AppError> {
+    let mut reader = serde_json::Deserializer::from_slice(body);
+    let parsed = serde_path_to_error::deserialize(&mut reader);
+    match parsed {
+        Err(error) if !error.inner().is_data() => Err(Code::MalformedRequest.into()),
+        parsed => {
+            let value = checked(parsed)?;
+            reader.end().map_err(|_| Code::MalformedRequest)?;
+            Ok(value)
+        }
+    }
+}
+
+fn body(
+    req: &HttpRequest,
+    payload: &mut Payload,
+    accepts: fn(&str) -> bool,
+) -> impl Future<Output = Result<Bytes, AppError>> + use<> {
+    let fits = media_type(req).is_some_and(|kind| accepts(&kind));
+    let mut payload = payload.take();
+    async move {
+        if !fits {
+            return Err(Code::UnsupportedMediaType.into());
+        }
+        limited(&mut payload).await
+    }
+}
+
+fn media_type(req: &HttpRequest) -> Option<String> {
+    let kind = header(req, CONTENT_TYPE)?.split(';').next()?;
+    Some(kind.trim().to_ascii_lowercase())
+}
+
+async fn limited(payload: &mut Payload) -> Result<Bytes, AppError> {
+    let read = async {
+        let mut body = BytesMut::new();
+        while let Some(chunk) = payload.next().await {
+            let chunk = chunk.map_err(|_| Code::MalformedRequest)?;
+            if body.len() + chunk.len() > LARGEST_BODY {
+                return Err(AppError::from(Code::PayloadTooLarge));
+            }
+            body.extend_from_slice(&chunk);
+        }
+        Ok(body.freeze())
+    };
+    let read = tokio::time::timeout(SLOWEST_BODY, read).await;
+    read.map_err(|_| AppError::from(Code::RequestTimeout))?
+}
+
+fn checked<T: Check, E: std::error::Error>(
+    parsed: Result<T, serde_path_to_error::Error<E>>,
+) -> Result<T, AppError> {
+    let mut errors = FieldErrors::default();
+    match parsed {
+        Ok(value) => {
+            value.check(&mut errors);
+            if errors.0.is_empty() {
+                return Ok(value);
+            }
+        }
+        Err(error) => {
+            let (field, sentence) = wrong_field(&error);
+            errors.add(field, sentence);
+        }
+    }
+    Err(AppError::Invalid(errors))
+}
+
+/// The field that serde stumbled over. A missing or repeated one it names in its message, others by
+/// their path.
+fn wrong_field<E: std::error::Error>(
+    error: &serde_path_to_error::Error<E>,
+) -> (String, &'static str) {
+    let message = error.inner().to_string();
+    let quoted = |prefix: &str| Some(message.strip_prefix(prefix)?.split('`').next()?.to_owned());
+    if let Some(field) = quoted("missing field `") {
+        return (field, "This field is required.");
+    }
+    if let Some(field) = quoted("duplicate field `") {
+        return (field, "This field is given twice.");
+    }
+    match error.path().to_string() {
+        path if path == "." => ("body".to_owned(), "This must be an object."),
+        path => (path, "This field has the wrong type or an unknown value."),
+    }
+}
+
+/// What holds for any text a person sends: no NUL or other control characters, and not too long.
+pub fn check_text(errors: &mut FieldErrors, field: &str, text: &str, most: usize) {
+    if text.chars().count() > most {
+        errors.add(field, format!("This has at most {most} characters."));
+    } else if text.chars().any(is_invisible) {
+        errors.add(field, "This has characters that cannot be seen.");
+    }
+}
+
+/// As [`check_text`], for a field that must not be empty.
+pub fn check_required(errors: &mut FieldErrors, field: &str, text: &str, most: usize) {
+    if text.trim().is_empty() {
+        errors.add(field, "This field is required.");
+    } else {
+        check_text(errors, field, text, most);
+    }
+}
+
+/// A password is any text, but not an endless one.
+pub fn check_password(errors: &mut FieldErrors, field: &str, password: &str) {
+    if password.is_empty() {
+        errors.add(field, "This field is required.");
+    } else if password.len() > 4096 {
+        errors.add(field, "This is too long to be a password.");
+    }
+}

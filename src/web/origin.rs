@@ -1,0 +1,176 @@
+//! Where a request comes from: the address behind trusted proxies, the device in words, and whether
+//! a change was asked for by one of our own pages.
+
+use std::net::IpAddr;
+
+use actix_web::HttpRequest;
+use actix_web::http::header::{HOST, HeaderName, ORIGIN, USER_AGENT};
+
+use crate::account::is_invisible;
+use crate::app::App;
+use crate::config::Config;
+use crate::error::{AppError, Code};
+use crate::login::Client;
+
+/// A device's name is cut to this many characters.
+const LONGEST_DEVICE: usize = 64;
+
+/// The value of a header, if it is text and there is just one.
+pub fn header(req: &HttpRequest, name: impl Into<HeaderName>) -> Option<&str> {
+    let mut values = req.headers().get_all(name.into());
+    let value = values.next()?.to_str().ok()?;
+    values.next().is_none().then_some(value)
+}
+
+/// The caller's address: the peer's, or the last in `X-Forwarded-For` that is not a trusted proxy.
+pub fn address(req: &HttpRequest, config: &Config) -> IpAddr {
+    let peer = req
+        .peer_addr()
+        .map_or(IpAddr::from([0, 0, 0, 0]), |peer| peer.ip().to_canonical());
+    let trusted = |ip: &IpAddr| config.trusted_proxies.iter().any(|net| net.contains(ip));
+    if !trusted(&peer) {
+        return peer;
+    }
+    let headers = req.headers().get_all("x-forwarded-for");
+    let hops: Vec<&str> = headers
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .collect();
+    let mut caller = peer;
+    for hop in hops.iter().rev() {
+        let Ok(ip) = hop.trim().parse::<IpAddr>() else {
+            break;
+        };
+        caller = ip.to_canonical();
+        if !trusted(&caller) {
+            break;
+        }
+    }
+    caller
+}
+
+/// Device and address of the caller; `device_name` is what an app calls itself.
+pub fn client(req: &HttpRequest, config: &Config, device_name: Option<&str>) -> Client {
+    let device = device_name.map_or_else(|| device_in_words(req), str::to_owned);
+    let device: String = device
+        .chars()
+        .filter(|c| !is_invisible(*c))
+        .take(LONGEST_DEVICE)
+        .collect();
+    Client {
+        device: device.trim().to_owned(),
+        ip: address(req, config).to_string(),
+    }
+}
+
+fn device_in_words(req: &HttpRequest) -> String {
+    let agent = header(req, USER_AGENT).unwrap_or_default();
+    if let Some(found) = woothee::parser::Parser::new().parse(agent)
+        && found.os != "UNKNOWN"
+    {
+        return format!("{} on {}", found.name, found.os);
+    }
+    let product = agent.split(['/', ' ']).next().unwrap_or_default();
+    product.to_owned()
+}
+
+/// Our own origin: the public URL's, or whatever the browser believes to be talking to.
+pub fn own_origin(req: &HttpRequest, config: &Config) -> Option<String> {
+    match &config.public_url {
+        Some(url) => Some(url.origin().ascii_serialization()),
+        None => header(req, HOST).map(|host| format!("http://{host}")),
+    }
+}
+
+/// Refuses a change that another site or origin asked for. `Sec-Fetch-Site` decides, then `Origin`;
+/// where a client sends neither, the form token alone decides (OWASP CSRF Prevention).
+///
+/// # Errors
+/// 403 `csrf_failed`.
+pub fn refuse_foreign(req: &HttpRequest, app: &App) -> Result<(), AppError> {
+    let ours = match req.headers().get("sec-fetch-site") {
+        Some(site) => site == "same-origin" || site == "none",
+        None => match req.headers().get(ORIGIN) {
+            Some(origin) => own_origin(req, &app.config).is_some_and(|own| origin == own.as_str()),
+            None => true,
+        },
+    };
+    if ours {
+        Ok(())
+    } else {
+        Err(Code::CsrfFailed.into())
+    }
+}
+
+/// Whether a person opened this page, rather than a script, a prefetch or a page left open. Browsers
+/// that tell (Fetch Metadata) tell it truly; from others a page counts.
+pub fn is_opened_by_person(req: &HttpRequest) -> bool {
+    let headers = req.headers();
+    if headers.contains_key("sec-purpose") || headers.contains_key("purpose") {
+        return false;
+    }
+    match headers.get("sec-fetch-mode") {
+        Some(mode) => {
+            mode == "navigate"
+                && headers
+                    .get("sec-fetch-user")
+                    .is_some_and(|user| user == "?1")
+        }
+        None => true,
+    }
+}
+
+/// A path of ours to go to after signing in, or the dashboard. Never another site: backslashes,
+/// `//`, encoded slashes at the front, control characters and schemes are refused.
+pub fn local_path(next: &str) -> &str {
+    const HOME: &str = "/dashboard";
+    let lower = next
+        .get(..16.min(next.len()))
+        .unwrap_or(next)
+        .to_ascii_lowercase();
+    let plain = next
+        .bytes()
+        .all(|byte| (0x21..0x7f).contains(&byte) && byte != b'\\' && byte != b'"');
+    let slashes = [
+        "//", "/%2f", "/%5c", "/./", "/..", "/%2e", "/%09", "/%0a", "/%0d",
+    ];
+    let sneaky = slashes.iter().any(|start| lower.starts_with(start));
+    let login = ["/login", "/logout"].contains(&next.split(['?', '#']).next().unwrap_or_default());
+    if !plain || sneaky || login || !next.starts_with('/') || next.len() > 2000 {
+        return HOME;
+    }
+    next
+}
+
+#[cfg(test)]
+mod tests {
+    use super::local_path;
+
+    #[test]
+    fn next_is_followed_only_to_a_local_path() {
+        for good in ["/", "/dashboard", "/dashboard?x=1&y=%2F", "/a/b#c"] {
+            assert_eq!(local_path(good), good);
+        }
+        for bad in [
+            "",
+            "//evil.example",
+            "https://evil.example",
+            "/\\evil.example",
+            "\\\\evil.example",
+            "/%2f%2fevil.example",
+            "/%2Fevil",
+            "/%5cevil",
+            "javascript:alert(1)",
+            "/a\r\nSet-Cookie: x=1",
+            "/\tevil",
+            " /dashboard",
+            "evil",
+            "user@evil.example",
+            "/..//evil.example",
+            "/login",
+            "/logout?x=1",
+        ] {
+            assert_eq!(local_path(bad), "/dashboard", "{bad:?}");
+        }
+    }
+}

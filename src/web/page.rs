@@ -1,0 +1,173 @@
+//! What all pages have in common: language, theme, form token, who is signed in.
+
+use std::borrow::Cow;
+
+use actix_web::cookie::{Cookie, SameSite, time::Duration};
+use actix_web::http::header::ACCEPT_LANGUAGE;
+use actix_web::{HttpRequest, HttpResponse};
+use askama::Template;
+
+use super::answer::Outgoing;
+use super::{assets, origin};
+use crate::app::App;
+use crate::clock::Timestamp;
+use crate::error::AppError;
+use crate::i18n::Lang;
+use crate::session::Record;
+
+/// Remembers a language chosen before signing in.
+const LANGUAGE_COOKIE: &str = "gapura_language";
+
+/// What every template gets as `page`.
+pub struct Page {
+    lang: Lang,
+    /// `auto`, `light` or `dark`.
+    pub theme: String,
+    /// The form token.
+    pub csrf: String,
+    /// This page's path, for links that come back to it.
+    pub path: String,
+    /// Who is signed in.
+    pub user: Option<PageUser>,
+}
+
+/// The signed-in person as the page's header shows them.
+pub struct PageUser {
+    pub id: String,
+    pub name: String,
+    pub username: String,
+    pub initials: String,
+}
+
+impl Page {
+    /// A page for this request; `session` when somebody is signed in.
+    pub fn new(req: &HttpRequest, session: Option<&Record>, csrf: String) -> Self {
+        Self {
+            lang: language(req, session.and_then(|record| record.locale.as_deref())),
+            theme: session.map_or_else(|| "auto".to_owned(), |record| record.theme.clone()),
+            csrf,
+            path: req.path().to_owned(),
+            user: session.map(|record| PageUser {
+                id: record.user_id.clone(),
+                name: record.name.clone(),
+                username: record.username.clone(),
+                initials: initials(&record.name),
+            }),
+        }
+    }
+
+    /// The language's tag.
+    pub fn lang(&self) -> &'static str {
+        self.lang.code()
+    }
+
+    /// The language itself.
+    pub const fn language(&self) -> Lang {
+        self.lang
+    }
+
+    /// The text under `key`.
+    pub fn t(&self, key: &str) -> Cow<'static, str> {
+        self.lang.text(key)
+    }
+
+    /// The address of a static file.
+    pub fn asset(&self, path: &str) -> String {
+        assets::url(path)
+    }
+
+    /// A moment in words.
+    pub fn when(&self, at: Timestamp, now: Timestamp) -> When {
+        When {
+            iso: at.rfc3339(),
+            words: self.lang.relative(at, now),
+            exact: self.lang.exact(at),
+        }
+    }
+}
+
+/// A moment: in words, with the exact time on hover.
+pub struct When {
+    pub iso: String,
+    pub words: String,
+    pub exact: String,
+}
+
+/// The language of an answer: just chosen (`?lang=`), the person's own, chosen before, the
+/// browser's, English.
+pub fn language(req: &HttpRequest, own: Option<&str>) -> Lang {
+    let chosen =
+        url::form_urlencoded::parse(req.query_string().as_bytes()).find(|(name, _)| name == "lang");
+    if let Some(lang) = chosen.and_then(|(_, tag)| Lang::from_tag(&tag)) {
+        let cookie = Cookie::build(LANGUAGE_COOKIE, lang.code())
+            .path("/")
+            .http_only(true)
+            .same_site(SameSite::Lax)
+            .max_age(Duration::days(365));
+        Outgoing::set_cookie(req, cookie.finish());
+        return lang;
+    }
+    let cookie = || Lang::from_tag(req.cookie(LANGUAGE_COOKIE)?.value());
+    let browser = || Lang::from_accept_language(origin::header(req, ACCEPT_LANGUAGE)?);
+    own.and_then(Lang::from_tag)
+        .or_else(cookie)
+        .or_else(browser)
+        .unwrap_or_default()
+}
+
+fn initials(name: &str) -> String {
+    let words = name
+        .split_whitespace()
+        .filter_map(|word| word.chars().next());
+    words.take(2).flat_map(char::to_uppercase).collect()
+}
+
+/// Renders a page.
+///
+/// # Errors
+/// When the template fails.
+pub fn render(
+    template: &impl Template,
+    status: actix_web::http::StatusCode,
+) -> Result<HttpResponse, AppError> {
+    let html = template
+        .render()
+        .map_err(|error| AppError::Internal(error.to_string()))?;
+    Ok(HttpResponse::build(status)
+        .content_type("text/html; charset=utf-8")
+        .body(html))
+}
+
+#[derive(Template)]
+#[template(path = "error.html")]
+struct ErrorPage<'a> {
+    page: Page,
+    status: u16,
+    title: Cow<'static, str>,
+    detail: Cow<'static, str>,
+    request_id: &'a str,
+    action_url: &'static str,
+    action_label: Cow<'static, str>,
+}
+
+/// The page that tells of an error, calmly.
+pub fn error_page(
+    req: &HttpRequest,
+    error: &AppError,
+    request_id: &str,
+    _app: &App,
+) -> HttpResponse {
+    let page = Page::new(req, None, String::new());
+    let status = error.code().status();
+    let name = error.code().name();
+    let template = ErrorPage {
+        status: status.as_u16(),
+        title: page.t(&format!("error.{name}.title")),
+        detail: page.t(&format!("error.{name}.detail")),
+        request_id,
+        action_url: "/",
+        action_label: page.t("error.action.home"),
+        page,
+    };
+    render(&template, status).unwrap_or_else(|_| HttpResponse::new(status))
+}

@@ -1,0 +1,194 @@
+//! A real server on a free port, its clock in the test's hand, its databases its own.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use actix_web::web::Data;
+use diesel::connection::SimpleConnection;
+use diesel::{Connection, PgConnection};
+use gapura::account::password::{Hasher, normalise};
+use gapura::account::{Role, User};
+use gapura::app::App;
+use gapura::clock::{Clock, FakeClock, SystemClock, Timestamp};
+use gapura::command::server::{Signals, bind};
+use gapura::config::Config;
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// What a server keeps its data in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Backend {
+    /// SQLite and the embedded store.
+    Embedded,
+    /// PostgreSQL and Redis.
+    Shared,
+}
+
+impl Backend {
+    pub const ALL: [Self; 2] = [Self::Embedded, Self::Shared];
+}
+
+/// Databases of one installation; several servers may share them.
+pub struct Installation {
+    pub settings: Vec<(String, String)>,
+    dir: TempDir,
+}
+
+impl Installation {
+    pub fn new(backend: Backend) -> Self {
+        static NEXT: AtomicUsize = AtomicUsize::new(0);
+        let number = NEXT.fetch_add(1, Ordering::SeqCst);
+        let dir = TempDir::new().expect("a temporary directory");
+        let mut settings = vec![
+            (
+                "GAPURA_DATA_DIR".to_owned(),
+                dir.path().join("data").display().to_string(),
+            ),
+            ("GAPURA_BIND".to_owned(), "127.0.0.1:0".to_owned()),
+            (
+                "GAPURA_PUBLIC_URL".to_owned(),
+                "http://localhost".to_owned(),
+            ),
+            ("GAPURA_WORKERS".to_owned(), "2".to_owned()),
+        ];
+        if backend == Backend::Shared {
+            let admin = variable("GAPURA_TEST_POSTGRES_URL");
+            let name = format!("gapura_{}_{number}", std::process::id());
+            let mut conn = PgConnection::establish(&admin).expect("PostgreSQL answers");
+            conn.batch_execute(&format!("CREATE DATABASE {name}"))
+                .expect("a database of its own");
+            let (server, _) = admin.rsplit_once('/').expect("a database in the address");
+            settings.push(("DATABASE_URL".to_owned(), format!("{server}/{name}")));
+            let redis = variable("GAPURA_TEST_REDIS_URL");
+            let redis = redis.trim_end_matches('/');
+            settings.push(("REDIS_URL".to_owned(), format!("{redis}/{}", number % 1024)));
+            settings.push((
+                "GAPURA_APP_KEY".to_owned(),
+                "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=".to_owned(),
+            ));
+        }
+        Self { settings, dir }
+    }
+
+    pub fn dir(&self) -> &std::path::Path {
+        self.dir.path()
+    }
+
+    /// The settings, with `more` on top.
+    pub fn config(&self, more: &[(&str, &str)]) -> Config {
+        let more = more
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+        let settings = self.settings.iter().cloned().chain(more);
+        Config::from_sources("", settings).expect("settings that can be right")
+    }
+}
+
+/// A running server.
+pub struct TestApp {
+    pub url: String,
+    pub clock: Arc<FakeClock>,
+    pub app: Data<App>,
+    pub http: reqwest::Client,
+    pub installation: Arc<Installation>,
+    handle: actix_web::dev::ServerHandle,
+}
+
+impl Drop for TestApp {
+    fn drop(&mut self) {
+        // The server ends when its handle is told, whether or not anybody waits.
+        drop(actix_web::rt::spawn(self.handle.stop(false)));
+    }
+}
+
+impl TestApp {
+    /// Of everybody.
+    pub const PASSWORD: &str = "correct horse battery staple";
+
+    pub async fn start(backend: Backend) -> Self {
+        Self::start_with(backend, &[]).await
+    }
+
+    pub async fn start_with(backend: Backend, settings: &[(&str, &str)]) -> Self {
+        let clock = Arc::new(FakeClock::at(SystemClock.now()));
+        let app = Self::join(Arc::new(Installation::new(backend)), clock, settings).await;
+        for name in ["ada", "bob"] {
+            app.add_user(name, Role::User).await;
+        }
+        app.add_user("root", Role::Admin).await;
+        app
+    }
+
+    /// Another node, or the same one restarted.
+    pub async fn join(
+        installation: Arc<Installation>,
+        clock: Arc<FakeClock>,
+        settings: &[(&str, &str)],
+    ) -> Self {
+        let config = installation.config(settings);
+        std::fs::create_dir_all(&config.data_dir).expect("a data directory");
+        gapura::db::migrate(&config.database).expect("migrations apply");
+        let app = App::start(config, clock.clone())
+            .await
+            .expect("the server starts");
+        let running = bind(app, Signals::Ignore).expect("a free port");
+        let handle = running.server.handle();
+        actix_web::rt::spawn(running.server);
+        let http = reqwest::Client::builder().redirect(reqwest::redirect::Policy::none());
+        Self {
+            url: format!("http://{}", running.address),
+            clock,
+            app: running.app,
+            http: http.build().expect("an HTTP client"),
+            installation,
+            handle,
+        }
+    }
+
+    pub async fn add_user(&self, name: &str, role: Role) -> User {
+        static HASH: OnceLock<String> = OnceLock::new();
+        if HASH.get().is_none() {
+            let hasher = Hasher::new(&self.app.config).expect("a hasher");
+            let hash = hasher
+                .hash(normalise(Self::PASSWORD))
+                .await
+                .expect("a hash");
+            let _ = HASH.set(hash);
+        }
+        let hash = HASH.get().expect("a hash").clone();
+        let email = format!("{name}@example.org");
+        let user = User::new(
+            name.to_owned(),
+            email,
+            name.to_owned(),
+            role,
+            hash,
+            self.clock.now(),
+        );
+        let added = user.clone();
+        let insert = self
+            .app
+            .db
+            .write(move |conn| gapura::account::insert(conn, &added));
+        insert.await.expect("a user");
+        user
+    }
+
+    pub fn advance(&self, by: Duration) {
+        self.clock.advance(by);
+    }
+
+    pub fn now(&self) -> Timestamp {
+        self.clock.now()
+    }
+
+    pub async fn post_json(&self, path: &str, body: &Value) -> reqwest::Response {
+        let request = self.http.post(format!("{}{path}", self.url)).json(body);
+        request.send().await.expect("an answer")
+    }
+}
+
+fn variable(name: &str) -> String {
+    std::env::var(name).unwrap_or_else(|_| panic!("{name} is not set: run tests/run"))
+}

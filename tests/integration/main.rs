@@ -1,0 +1,5 @@
+//! What Gapura promises, as sentences, told by actors against a real server. Run by `tests/run`,
+//! which starts the Redis, PostgreSQL and browser driver that `GAPURA_TEST_…` name.
+
+mod harness;
+mod smoke;
