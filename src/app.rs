@@ -136,7 +136,7 @@ fn api(config: &mut ServiceConfig) {
         .route("/v1/auth/refresh", post().to(token::http::refresh))
         .route("/v1/auth/logout", post().to(token::http::logout))
         .route("/v1/auth/token-status", get().to(token::http::token_status))
-        .route("/v1/me", get().to(profile::me));
+        .route("/v1/me", get().to(profile::http::me));
 }
 
 #[rustfmt::skip]
@@ -147,6 +147,9 @@ fn pages(config: &mut ServiceConfig) {
             .route(get().to(session::http::login_page))
             .route(post().to(session::http::log_in)))
         .route("/logout", post().to(session::http::log_out))
+        .service(resource("/dashboard/password")
+            .route(get().to(profile::http::password_page))
+            .route(post().to(profile::http::set_password)))
         .route("/dashboard", get().to(dashboard::http::overview));
 }
 

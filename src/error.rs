@@ -159,6 +159,8 @@ pub enum AppError {
     Problem(Code),
     /// 419: the session of a genuine cookie is over.
     SessionOver(Reason),
+    /// A page other than the one where a generated password is changed.
+    PasswordMustChange,
     /// 422, naming the fields.
     Invalid(FieldErrors),
     /// 429.
@@ -175,6 +177,7 @@ impl AppError {
         match self {
             Self::Problem(code) => *code,
             Self::SessionOver(_) => Code::SessionExpired,
+            Self::PasswordMustChange => Code::Forbidden,
             Self::Invalid(_) => Code::ValidationFailed,
             Self::RateLimited { .. } => Code::RateLimited,
             Self::Unavailable(_) => Code::Unavailable,

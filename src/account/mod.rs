@@ -3,7 +3,9 @@
 pub mod password;
 mod store;
 
-pub use self::store::{all, by_id, by_login_name, count, insert, set_disabled, set_password_hash};
+pub use self::store::{
+    all, by_id, by_login_name, count, insert, set_disabled, set_own_password, set_password_hash,
+};
 use crate::clock::Timestamp;
 use diesel::prelude::*;
 use unicode_normalization::UnicodeNormalization;

@@ -9,6 +9,7 @@ use unicode_normalization::UnicodeNormalization;
 
 use crate::config::{Argon2Cost, Config, Secret};
 use crate::error::AppError;
+use crate::i18n::Lang;
 use crate::vault::random;
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -27,23 +28,43 @@ pub fn normalise(password: &str) -> Secret<String> {
     Secret::new(password.nfc().collect())
 }
 
+/// Why a new password is not good enough.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Weakness {
+    /// It has fewer characters than this.
+    TooShort(usize),
+    /// It has more than [`MAX_LENGTH`].
+    TooLong,
+    Guessable,
+}
+
+impl Weakness {
+    /// As a sentence.
+    pub fn sentence(self, lang: Lang) -> String {
+        let (key, count) = match self {
+            Self::TooShort(least) => ("password.too_short", least),
+            Self::TooLong => ("password.too_long", MAX_LENGTH),
+            Self::Guessable => ("password.guessable", 0),
+        };
+        lang.text_with(key, &[("count", &count.to_string())])
+    }
+}
+
 /// Whether a new password is good enough, knowing the person's own names.
 ///
 /// # Errors
-/// A sentence that says what is wrong.
-pub fn check(password: &Secret<String>, own_names: &[&str], least: usize) -> Result<(), String> {
+/// What is wrong with it.
+pub fn check(password: &Secret<String>, own_names: &[&str], least: usize) -> Result<(), Weakness> {
     let length = password.expose().chars().count();
     if length < least {
-        return Err(format!("A password has at least {least} characters."));
+        return Err(Weakness::TooShort(least));
     }
     if length > MAX_LENGTH {
-        return Err(format!("A password has at most {MAX_LENGTH} characters."));
+        return Err(Weakness::TooLong);
     }
     let estimate = zxcvbn::zxcvbn(password.expose(), own_names);
     if estimate.score() < LEAST_SCORE {
-        return Err(
-            "This password is too easy to guess; a few unrelated words make a good one.".to_owned(),
-        );
+        return Err(Weakness::Guessable);
     }
     Ok(())
 }

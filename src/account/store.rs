@@ -62,6 +62,24 @@ pub fn set_password_hash(
     Ok(changed == 1)
 }
 
+/// Sets a password that the person chose, if the old hash is still the one that was read.
+pub fn set_own_password(
+    conn: &mut AnyConnection,
+    id: &str,
+    from: &str,
+    to: &str,
+) -> QueryResult<bool> {
+    let user = users::table
+        .filter(users::id.eq(id))
+        .filter(users::password_hash.eq(from));
+    let own = (
+        users::password_hash.eq(to),
+        users::must_change_password.eq(false),
+    );
+    let changed = diesel::update(user).set(own).execute(conn)?;
+    Ok(changed == 1)
+}
+
 /// Disables from a moment on, or enables.
 pub fn set_disabled(conn: &mut AnyConnection, id: &str, at: Option<Timestamp>) -> QueryResult<()> {
     let user = users::table.filter(users::id.eq(id));

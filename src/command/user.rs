@@ -10,6 +10,7 @@ use crate::audit::{self, Event, Kind};
 use crate::clock::{Clock, SystemClock};
 use crate::config::{Config, Secret};
 use crate::db::{Db, DbError, is_unique_violation};
+use crate::i18n::Lang;
 use crate::login::{self, Cause};
 
 /// What can be done with people.
@@ -149,7 +150,10 @@ async fn hash(
     password: &Secret<String>,
     names: &[&str],
 ) -> Result<String, String> {
-    password::check(password, names, config.password_min_length)?;
+    let weak = password::check(password, names, config.password_min_length).err();
+    if let Some(weakness) = weak {
+        return Err(weakness.sentence(Lang::English));
+    }
     let hashed = Hasher::new(config)?.hash(password.clone()).await;
     hashed.map_err(|error| {
         error

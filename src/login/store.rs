@@ -51,7 +51,7 @@ pub fn end_all_of(
     cause: Cause,
     except: Option<&str>,
     now: Timestamp,
-) -> QueryResult<Vec<String>> {
+) -> QueryResult<Vec<Login>> {
     let living: Vec<Login> = logins::table
         .filter(logins::user_id.eq(user_id))
         .filter(logins::ended_at.is_null())
@@ -59,15 +59,20 @@ pub fn end_all_of(
         .select(Login::as_select())
         .load(conn)?;
     let mut ended = Vec::new();
-    for login in living
-        .iter()
-        .filter(|login| Some(login.id.as_str()) != except)
-    {
-        if super::end(conn, login, cause, None, now)? {
-            ended.push(login.id.clone());
+    for login in living {
+        if Some(login.id.as_str()) != except && super::end(conn, &login, cause, None, now)? {
+            ended.push(login);
         }
     }
     Ok(ended)
+}
+
+/// Notes that a password was given again.
+pub fn set_auth_time(conn: &mut AnyConnection, id: &str, at: Timestamp) -> QueryResult<()> {
+    diesel::update(logins::table.find(id))
+        .set(logins::auth_time.eq(at))
+        .execute(conn)
+        .map(drop)
 }
 
 fn announce(

@@ -1,37 +1,51 @@
-//! What a caller sees and does of their own account.
+//! What a person does to their own account. Handlers in `http.rs`.
 
-use actix_web::{HttpResponse, web};
-use serde_json::json;
+pub mod http;
+
+use diesel::QueryResult;
 
 use crate::account::{self, User};
-use crate::app::App;
-use crate::caller::Caller;
-use crate::error::{AppError, Code};
-use crate::web::success;
+use crate::audit::{self, Event, Kind};
+use crate::clock::Timestamp;
+use crate::db::AnyConnection;
+use crate::login::rotation::{self, Purpose, TokenId};
+use crate::login::{self, Cause, Client, Login};
 
-/// `GET /api/v1/me`.
-pub async fn me(app: web::Data<App>, caller: Caller) -> Result<HttpResponse, AppError> {
-    let id = caller.user_id().to_owned();
-    let user = app.db.read(move |conn| account::by_id(conn, &id)).await?;
-    let mut answer = success("Your account.", whole(&user.ok_or(Code::TokenRevoked)?));
-    let method = actix_web::http::header::HeaderValue::from_static(caller.method());
-    answer.headers_mut().insert(
-        actix_web::http::header::HeaderName::from_static("x-auth-method"),
-        method,
-    );
-    Ok(answer)
+/// What a password change leaves.
+pub struct Changed {
+    /// Every other login, ended.
+    pub ended: Vec<Login>,
+    /// This browser's new remember token, if it had one.
+    pub remember: Option<TokenId>,
 }
 
-fn whole(user: &User) -> serde_json::Value {
-    json!({
-        "id": user.id,
-        "username": user.username,
-        "email": user.email,
-        "email_verified": user.email_verified,
-        "name": user.name,
-        "role": user.role,
-        "locale": user.locale,
-        "theme": user.theme,
-        "created_at": user.created_at,
-    })
+/// Changes a password that has been checked: every other login ends, and this one goes on with new
+/// ids. `None`: somebody else changed it in the meantime.
+///
+/// # Errors
+/// When the database refuses.
+pub fn change_password(
+    conn: &mut AnyConnection,
+    user: &User,
+    hash: &str,
+    this: &Login,
+    remember_until: Option<Timestamp>,
+    client: &Client,
+    now: Timestamp,
+) -> QueryResult<Option<Changed>> {
+    if !account::set_own_password(conn, &user.id, &user.password_hash, hash)? {
+        return Ok(None);
+    }
+    let event = Event::new(Kind::PasswordChanged, &user.id, now).by(&user.id, client);
+    audit::record(conn, &event.of_login(&this.id))?;
+    let ended = login::end_all_of(conn, &user.id, Cause::PasswordChanged, Some(&this.id), now)?;
+    login::set_auth_time(conn, &this.id, now)?;
+    rotation::forget(conn, &this.id, Purpose::Remember)?;
+    let remember = match remember_until.filter(|until| *until > now) {
+        Some(until) => {
+            Some(rotation::begin(conn, this, Purpose::Remember, now.until(until), now)?.0)
+        }
+        None => None,
+    };
+    Ok(Some(Changed { ended, remember }))
 }

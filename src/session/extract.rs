@@ -16,6 +16,9 @@ use crate::error::{AppError, Code, Reason};
 use crate::web::input::{Check, Form};
 use crate::web::origin;
 
+/// Where a password is changed: the one page open to those who must.
+pub const PASSWORD_PAGE: &str = "/dashboard/password";
+
 type Extracting<T> = Pin<Box<dyn Future<Output = Result<T, AppError>>>>;
 
 /// The shared state, as a handler reaches it.
@@ -41,7 +44,7 @@ impl FromRequest for BrowserSession {
         let (req, app) = (req.clone(), app_of(req));
         Box::pin(async move {
             let now = app.clock.now();
-            match living(&req, &app, now).await {
+            let session = match living(&req, &app, now).await {
                 Ok(session) if origin::is_opened_by_person(&req) => {
                     session.touch(&app, now, now).await
                 }
@@ -54,7 +57,11 @@ impl FromRequest for BrowserSession {
                     })
                 }
                 outcome => outcome,
+            }?;
+            if session.record.must_change_password && req.path() != PASSWORD_PAGE {
+                return Err(AppError::PasswordMustChange);
             }
+            Ok(session)
         })
     }
 }

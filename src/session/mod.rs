@@ -43,6 +43,8 @@ pub struct Record {
     remember_until: Option<i64>,
     /// The remember token that came with this session, until its first use has been noted.
     pub remember_token: Option<String>,
+    /// The password was generated or is temporary: no other page before it has been changed.
+    pub must_change_password: bool,
     /// What the session's form tokens are bound to; worth nothing without our key.
     pub form_id: String,
 }
@@ -65,6 +67,7 @@ impl Record {
             expires_at: login.expires_at.millis(),
             remember_until: remember_until.map(Timestamp::millis),
             remember_token: None,
+            must_change_password: user.must_change_password,
             form_id: uuid::Uuid::from_bytes(random()).simple().to_string(),
         }
     }

@@ -18,6 +18,7 @@ use url::form_urlencoded;
 use super::{origin, page};
 use crate::app::App;
 use crate::error::{AppError, Code};
+use crate::session::extract::PASSWORD_PAGE;
 
 /// The id under which a request is logged, and which its answer carries.
 #[derive(Clone)]
@@ -179,6 +180,7 @@ fn problem(error: &AppError, id: &str) -> HttpResponse {
 fn redirect(req: &HttpRequest, error: &AppError) -> Option<String> {
     let mut query = form_urlencoded::Serializer::new(String::new());
     match error {
+        AppError::PasswordMustChange => return Some(PASSWORD_PAGE.to_owned()),
         AppError::SessionOver(reason) => query.append_pair("reason", reason.name()),
         AppError::Problem(Code::SessionMissing) => &mut query,
         _ => return None,

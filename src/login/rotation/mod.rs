@@ -13,7 +13,7 @@ use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use diesel::QueryResult;
 
-pub use self::store::has_live;
+pub use self::store::{forget, has_live};
 use super::{Cause, Client, Login};
 use crate::account::User;
 use crate::audit::{self, Event, Kind as EventKind};

@@ -169,3 +169,11 @@ pub fn has_live(
         .optional()?;
     Ok(live.is_some())
 }
+
+/// Forgets every token of that purpose that a login has.
+pub fn forget(conn: &mut AnyConnection, login_id: &str, purpose: Purpose) -> QueryResult<()> {
+    let tokens = rotating_tokens::table
+        .filter(rotating_tokens::login_id.eq(login_id))
+        .filter(rotating_tokens::purpose.eq(purpose.name()));
+    diesel::delete(tokens).execute(conn).map(drop)
+}

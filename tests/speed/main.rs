@@ -1,0 +1,298 @@
+//! Speed, each piece of work beside its limit in one run: `tests/bench`. The limits are a bare
+//! actix-web handler that answers the same bytes, what the databases alone can do, and Argon2id on
+//! all cores.
+
+mod bare;
+mod setup;
+
+use std::process::Command;
+use std::time::Duration;
+
+use setup::{Gapura, Postgres, Redis, sqlite_commits};
+
+type Outcome<T> = Result<T, Box<dyn std::error::Error>>;
+
+/// How long each load lasts.
+const SECONDS: u64 = 8;
+
+#[actix_web::main]
+async fn main() -> Outcome<()> {
+    let mut arguments: Vec<String> = std::env::args()
+        .skip(1)
+        .filter(|arg| arg != "--bench")
+        .collect();
+    if arguments.first().is_some_and(|first| first == "bare") {
+        return bare::serve(&arguments.split_off(1)).await;
+    }
+    let wanted = |row: &str| {
+        arguments.is_empty() || arguments.iter().any(|word| row.contains(word.as_str()))
+    };
+    println!("| work | Gapura | its limit | ratio | to reach | p99 |");
+    println!("| --- | --- | --- | --- | --- | --- |");
+    if wanted("GET with a JWT") {
+        jwt().await?;
+    }
+    if wanted("session, Redis") {
+        session(Some(Redis::start()?)).await?;
+    }
+    if wanted("session, embedded") {
+        session(None).await?;
+    }
+    if wanted("rotation, SQLite") {
+        rotation_sqlite().await?;
+    }
+    if wanted("rotation, PostgreSQL") {
+        rotation_postgres().await?;
+    }
+    if wanted("login") {
+        login().await?;
+    }
+    if wanted("start and memory") {
+        start_and_memory().await?;
+    }
+    Ok(())
+}
+
+/// Prints one row.
+fn row(work: &str, ours: &Load, limit: &Load, reach: f64) {
+    let ratio = ours.rate / limit.rate;
+    let mark = if ratio >= reach { "" } else { " (missed)" };
+    println!(
+        "| {work} | {:.0}/s | {:.0}/s | {ratio:.2} | ≥ {reach}{mark} | {} |",
+        ours.rate, limit.rate, ours.p99
+    );
+}
+
+async fn jwt() -> Outcome<()> {
+    let gapura = Gapura::start(&[]).await?;
+    let tokens = gapura.log_in().await?;
+    let bearer = format!("Authorization: Bearer {}", tokens.access);
+    let path = "/api/v1/auth/token-status";
+    let body = gapura.get(path, &bearer).await?;
+    let bare = bare::Bare::start(&body, None)?;
+    let (ours, limit) = beside(
+        || wrk(&gapura.url(path), &[&bearer]),
+        || wrk(&bare.url("/"), &[&bearer]),
+    )?;
+    row("GET with a JWT (HS256)", &ours, &limit, 0.85);
+    Ok(())
+}
+
+async fn session(redis: Option<Redis>) -> Outcome<()> {
+    let url = redis.as_ref().map(|redis| redis.url.clone());
+    let settings: Vec<(&str, &str)> = url.iter().map(|url| ("REDIS_URL", url.as_str())).collect();
+    let gapura = Gapura::start(&settings).await?;
+    let (cookie, form_token) = gapura.browser().await?;
+    let (cookie, token) = (
+        format!("Cookie: {cookie}"),
+        format!("X-CSRF-Token: {form_token}"),
+    );
+    let script = setup::file("post.lua");
+    let body = gapura.ping(&cookie, &token).await?;
+    let bare = bare::Bare::start(&body, url.as_deref())?;
+    let (ours, limit) = beside(
+        || {
+            wrk_with(
+                &gapura.url("/api/update-activity"),
+                &[&cookie, &token],
+                &script,
+                2,
+                64,
+                &[],
+            )
+        },
+        || wrk_with(&bare.url("/"), &[&cookie, &token], &script, 2, 64, &[]),
+    )?;
+    match url {
+        Some(_) => row(
+            "ping with a session, Redis (limit: pipelined GET and EXPIRE)",
+            &ours,
+            &limit,
+            0.8,
+        ),
+        None => row("ping with a session, embedded store", &ours, &limit, 0.5),
+    }
+    Ok(())
+}
+
+async fn rotation_sqlite() -> Outcome<()> {
+    let gapura = Gapura::start(&[]).await?;
+    gapura.fill(1000).await?;
+    let ours = chains(&gapura).await?;
+    let limit = Load {
+        rate: sqlite_commits(Duration::from_secs(SECONDS))?,
+        p99: String::new(),
+    };
+    row(
+        "refresh rotation, SQLite, 32 chains (limit: one-row durable commits)",
+        &ours,
+        &limit,
+        1.5,
+    );
+    Ok(())
+}
+
+async fn rotation_postgres() -> Outcome<()> {
+    let postgres = Postgres::start()?;
+    let gapura = Gapura::start(&[
+        ("DATABASE_URL", &postgres.url),
+        ("GAPURA_APP_KEY", setup::APP_KEY),
+    ])
+    .await?;
+    gapura.fill(1000).await?;
+    let ours = chains(&gapura).await?;
+    let limit = Load {
+        rate: postgres.pgbench(SECONDS)?,
+        p99: String::new(),
+    };
+    row(
+        "refresh rotation, PostgreSQL, 32 chains (limit: pgbench one-row updates)",
+        &ours,
+        &limit,
+        0.4,
+    );
+    Ok(())
+}
+
+async fn chains(gapura: &Gapura) -> Outcome<Load> {
+    let mut tokens = Vec::new();
+    for _ in 0..32 {
+        tokens.push(gapura.log_in().await?.refresh);
+    }
+    let tokens: Vec<&str> = tokens.iter().map(String::as_str).collect();
+    wrk_with(
+        &gapura.url("/api/v1/auth/refresh"),
+        &[],
+        &setup::file("chain.lua"),
+        32,
+        32,
+        &tokens,
+    )
+}
+
+async fn login() -> Outcome<()> {
+    let gapura = Gapura::start(&[]).await?;
+    gapura.log_in().await?;
+    let (ours, limit) = beside(
+        || {
+            wrk_with(
+                &gapura.url("/api/v1/auth/token"),
+                &[],
+                &setup::file("login.lua"),
+                2,
+                16,
+                &[],
+            )
+        },
+        || {
+            Ok(Load {
+                rate: setup::raw_argon2(Duration::from_secs(SECONDS))?,
+                p99: String::new(),
+            })
+        },
+    )?;
+    row(
+        "login, 16 at a time (limit: raw Argon2id on all cores)",
+        &ours,
+        &limit,
+        0.95,
+    );
+    Ok(())
+}
+
+async fn start_and_memory() -> Outcome<()> {
+    let gapura = Gapura::start(&[]).await?;
+    let idle = gapura.resident_mib()?;
+    let tokens = gapura.log_in().await?;
+    wrk(
+        &gapura.url("/api/v1/auth/token-status"),
+        &[&format!("Authorization: Bearer {}", tokens.access)],
+    )?;
+    wrk_with(
+        &gapura.url("/api/v1/auth/token"),
+        &[],
+        &setup::file("login.lua"),
+        2,
+        16,
+        &[],
+    )?;
+    let after = gapura.resident_mib()?;
+    let restarted = gapura.restart().await?;
+    println!(
+        "| resident memory, idle / after load | {idle:.0} / {after:.0} MiB | | | ≤ 45 / 45 + one hash a core | |"
+    );
+    println!(
+        "| start to first answer, database in place | {} ms | | | ≤ 100 ms | |",
+        restarted.as_millis()
+    );
+    Ok(())
+}
+
+/// What a load showed.
+struct Load {
+    /// Requests, or whatever is counted, a second.
+    rate: f64,
+    p99: String,
+}
+
+/// Both in turn, twice, and the better of each: these machines are noisy.
+fn beside(
+    ours: impl Fn() -> Outcome<Load>,
+    limit: impl Fn() -> Outcome<Load>,
+) -> Outcome<(Load, Load)> {
+    let better = |a: Load, b: Load| if a.rate >= b.rate { a } else { b };
+    let (first, first_limit) = (ours()?, limit()?);
+    Ok((better(first, ours()?), better(first_limit, limit()?)))
+}
+
+fn wrk(url: &str, headers: &[&str]) -> Outcome<Load> {
+    run_wrk(Command::new("wrk").args(["-t2", "-c64"]), url, headers, &[])
+}
+
+fn wrk_with(
+    url: &str,
+    headers: &[&str],
+    script: &str,
+    threads: usize,
+    connections: usize,
+    arguments: &[&str],
+) -> Outcome<Load> {
+    let mut command = Command::new("wrk");
+    command.args([
+        &format!("-t{threads}"),
+        &format!("-c{connections}"),
+        "-s",
+        script,
+    ]);
+    run_wrk(&mut command, url, headers, arguments)
+}
+
+fn run_wrk(
+    command: &mut Command,
+    url: &str,
+    headers: &[&str],
+    arguments: &[&str],
+) -> Outcome<Load> {
+    for header in headers {
+        command.args(["-H", header]);
+    }
+    let output = command
+        .args([&format!("-d{SECONDS}s"), "--latency", url, "--"])
+        .args(arguments)
+        .output()?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    if text.contains("Non-2xx") {
+        return Err(format!("the load was answered with errors:\n{text}").into());
+    }
+    let after = |label: &str| {
+        text.lines()
+            .find_map(|line| line.trim().strip_prefix(label))
+            .map(str::trim)
+    };
+    let rate = after("Requests/sec:").and_then(|number| number.parse().ok());
+    let rate = rate.ok_or_else(|| format!("wrk said nothing of a rate:\n{text}"))?;
+    Ok(Load {
+        rate,
+        p99: after("99%").unwrap_or_default().to_owned(),
+    })
+}

@@ -1,0 +1,2 @@
+-- A POST without a body, as a ping is.
+wrk.method = "POST"
