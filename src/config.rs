@@ -56,7 +56,7 @@ const fn setting(name: &'static str, default: &'static str, meaning: &'static st
 /// Every setting there is.
 #[rustfmt::skip]
 pub const SETTINGS: &[Setting] = &[
-    setting("DATABASE_URL", "sqlite://<data dir>/gapura.db", "`sqlite://path` or `postgres://…`"),
+    setting("DATABASE_URL", "`gapura.db` in the data dir", "`sqlite://path` or `postgres://…`"),
     setting("REDIS_URL", "unset: the embedded store", "`redis://…` or `rediss://…`: sessions, activity keys, announcements of ended logins, counters"),
     setting("GAPURA_DATA_DIR", "data", "SQLite file and generated keys (directory 0700, files 0600)"),
     setting("GAPURA_BIND", "127.0.0.1:8080", "address and port; port 0 picks a free one and prints it"),

@@ -2,6 +2,7 @@
 //! first credential that answers. A good JWT costs no I/O, and nothing else of the request is read.
 
 use std::pin::Pin;
+use std::sync::Arc;
 
 use actix_web::dev::Payload;
 use actix_web::http::Method;
@@ -17,7 +18,7 @@ use crate::web::origin;
 
 /// A caller with a good access token.
 pub struct Bearer {
-    pub claims: Claims,
+    pub claims: Arc<Claims>,
 }
 
 /// Whoever may call a private route of the API.
@@ -46,11 +47,11 @@ impl Caller {
 
 /// What stands behind `Authorization: Bearer`, whatever its worth.
 pub enum Presented {
-    Good(Claims),
+    Good(Arc<Claims>),
     /// Genuine, but its time is over.
-    Expired(Claims),
+    Expired(Arc<Claims>),
     /// Genuine, but its login has ended.
-    Revoked(Claims),
+    Revoked(Arc<Claims>),
     Invalid,
     /// No such header.
     Nothing,

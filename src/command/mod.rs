@@ -4,7 +4,7 @@ mod cleanup;
 mod migrate;
 mod serve;
 pub mod server;
-mod settings;
+pub mod settings;
 mod user;
 
 use std::path::PathBuf;
@@ -31,7 +31,11 @@ enum Command {
     /// Applies migrations and says which
     Migrate,
     /// Prints the settings in force and where each came from, secrets hidden
-    Config,
+    Config {
+        /// Prints every setting there is as a Markdown table instead
+        #[arg(long)]
+        reference: bool,
+    },
     /// People: add, list, change a password, disable, enable
     #[command(subcommand)]
     User(user::Command),
@@ -55,8 +59,12 @@ pub async fn run() -> Result<(), String> {
     match arguments.command.unwrap_or(Command::Serve) {
         Command::Serve => serve::run(config).await,
         Command::Migrate => migrate::run(&config),
-        Command::Config => {
-            settings::print(&config);
+        Command::Config { reference } => {
+            if reference {
+                print!("{}", settings::reference());
+            } else {
+                settings::print(&config);
+            }
             Ok(())
         }
         Command::User(command) => user::run(&config, command).await,

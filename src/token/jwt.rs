@@ -1,8 +1,10 @@
 //! Access tokens: JWTs (RFC 7519) that are checked without any I/O.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
+use quick_cache::sync::Cache;
 use serde::{Deserialize, Serialize};
 
 use crate::account::User;
@@ -13,6 +15,9 @@ use crate::login::Login;
 
 /// How far in the future `nbf` and `iat` may lie, since nodes' clocks differ. `exp` has no leeway.
 const LEEWAY_SECONDS: i64 = 5;
+/// How many tokens are remembered as genuine, about a kilobyte each. What was verified once needs no
+/// second verification: its time and its end are looked at on each use all the same.
+const REMEMBERED: usize = 4096;
 /// Longer than any token of ours; what is longer is not looked at.
 const LONGEST: usize = 4096;
 
@@ -51,9 +56,9 @@ impl Claims {
 #[derive(Clone, Debug)]
 pub enum Reading {
     /// Genuine and not expired. Whether its login has ended is another question.
-    Good(Claims),
+    Good(Arc<Claims>),
     /// Genuine once.
-    Expired(Claims),
+    Expired(Arc<Claims>),
     /// Not ours, or tampered with, or no JWT at all.
     Invalid,
 }
@@ -69,6 +74,7 @@ pub struct Jwt {
     header: Header,
     encoding: EncodingKey,
     keys: Vec<Key>,
+    genuine: Cache<String, Arc<Claims>>,
     issuer: String,
     audience: String,
     lifetime: Duration,
@@ -104,6 +110,7 @@ impl Jwt {
             },
             encoding: EncodingKey::from_secret(signing.secret.expose()),
             keys: keys.iter().map(recognise).collect(),
+            genuine: Cache::new(REMEMBERED),
             issuer,
             audience,
             lifetime: config.clocks.access_token,
@@ -156,15 +163,20 @@ impl Jwt {
         }
     }
 
-    fn verify(&self, token: &str) -> Option<Claims> {
+    fn verify(&self, token: &str) -> Option<Arc<Claims>> {
         if token.len() > LONGEST {
             return None;
+        }
+        if let Some(claims) = self.genuine.get(token) {
+            return Some(claims);
         }
         let header = jsonwebtoken::decode_header(token).ok()?;
         let ours = header.typ.as_deref() == Some("JWT") && header.crit.is_none();
         let kid = header.kid.filter(|_| ours)?;
         let key = self.keys.iter().find(|key| key.id == kid)?;
         let read = jsonwebtoken::decode::<Claims>(token, &key.decoding, &key.validation);
-        read.ok().map(|read| read.claims)
+        let claims = Arc::new(read.ok()?.claims);
+        self.genuine.insert(token.to_owned(), Arc::clone(&claims));
+        Some(claims)
     }
 }

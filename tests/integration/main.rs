@@ -2,4 +2,5 @@
 //! which starts the Redis, PostgreSQL and browser driver that `GAPURA_TEST_…` name.
 
 mod harness;
+mod readme;
 mod smoke;
