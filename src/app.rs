@@ -8,7 +8,7 @@ use actix_session::config::CookieContentSecurity;
 use actix_web::cookie::SameSite;
 use actix_web::guard::GuardContext;
 use actix_web::http::header::AUTHORIZATION;
-use actix_web::web::{self, Data, ServiceConfig, get, post, resource};
+use actix_web::web::{self, Data, ServiceConfig, delete, get, post, resource};
 
 use crate::account::password::Hasher;
 use crate::clock::{Clock, Timestamp};
@@ -23,7 +23,7 @@ use crate::session::remember::cookie_name;
 use crate::token::jwt::Jwt;
 use crate::vault::{AppKeys, Secrets};
 use crate::web::assets;
-use crate::{dashboard, health, profile, session, token};
+use crate::{dashboard, devices, health, profile, session, token};
 
 /// What every handler may reach.
 pub struct App {
@@ -136,7 +136,9 @@ fn api(config: &mut ServiceConfig) {
         .route("/v1/auth/refresh", post().to(token::http::refresh))
         .route("/v1/auth/logout", post().to(token::http::logout))
         .route("/v1/auth/token-status", get().to(token::http::token_status))
-        .route("/v1/me", get().to(profile::http::me));
+        .route("/v1/me", get().to(profile::http::me))
+        .route("/v1/sessions", get().to(devices::http::list))
+        .route("/v1/sessions/{id}", delete().to(devices::http::delete));
 }
 
 #[rustfmt::skip]
@@ -150,6 +152,9 @@ fn pages(config: &mut ServiceConfig) {
         .service(resource("/dashboard/password")
             .route(get().to(profile::http::password_page))
             .route(post().to(profile::http::set_password)))
+        .route("/dashboard/sessions", get().to(devices::http::page))
+        .route("/dashboard/sessions/revoke-others", post().to(devices::http::revoke_others))
+        .route("/dashboard/sessions/{id}/revoke", post().to(devices::http::revoke))
         .route("/dashboard", get().to(dashboard::http::overview));
 }
 

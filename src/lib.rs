@@ -12,6 +12,7 @@ pub mod command;
 pub mod config;
 pub mod dashboard;
 pub mod db;
+pub mod devices;
 pub mod error;
 pub mod health;
 pub mod i18n;

@@ -36,6 +36,14 @@ impl Caller {
         }
     }
 
+    /// The login that the caller's credential belongs to.
+    pub fn login_id(&self) -> &str {
+        match self {
+            Self::Bearer(bearer) => &bearer.claims.sid,
+            Self::Session(session) => &session.record.login_id,
+        }
+    }
+
     /// `X-Auth-Method`: which credential it was.
     pub const fn method(&self) -> &'static str {
         match self {

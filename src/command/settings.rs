@@ -12,7 +12,13 @@ pub fn print(config: &Config) {
 /// Every setting as a Markdown table: the README's.
 pub fn reference() -> String {
     let rows = SETTINGS.iter().map(|setting| {
-        format!("| `{}` | {} | {} |\n", setting.name, setting.default, setting.meaning)
+        format!(
+            "| `{}` | {} | {} |\n",
+            setting.name, setting.default, setting.meaning
+        )
     });
-    format!("| variable | default | meaning |\n| --- | --- | --- |\n{}", rows.collect::<String>())
+    format!(
+        "| variable | default | meaning |\n| --- | --- | --- |\n{}",
+        rows.collect::<String>()
+    )
 }

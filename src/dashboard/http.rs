@@ -9,7 +9,6 @@ use crate::app::App;
 use crate::audit::{self, Event};
 use crate::error::AppError;
 use crate::session::extract::BrowserSession;
-use crate::session::{csrf, idle_end};
 use crate::web::page::{Page, When, render};
 
 /// How many events the overview shows.
@@ -26,12 +25,6 @@ struct Dashboard {
     remember_until: Option<When>,
     clocks: ClockPicture,
     events: Vec<EventRow>,
-    now: String,
-    ping_interval_ms: u128,
-    idle_remaining_ms: u128,
-    session_remaining_ms: u128,
-    idle_lifetime_ms: u128,
-    session_lifetime_ms: u128,
     page: Page,
 }
 
@@ -55,10 +48,8 @@ pub async fn overview(
         .db
         .read(move |conn| audit::of_user(conn, &user_id, EVENTS_SHOWN))
         .await?;
-    let page = Page::new(&req, Some(record), csrf::of_session(&app, record));
-    let clocks = &app.config.clocks;
-    let idle_until =
-        idle_end(session.last_activity, clocks.session_idle_timeout).min(record.expires_at());
+    let page = Page::signed_in(&req, &app, &session, "overview", now);
+    let idle_until = session.idle_until(&app);
     let device = |name: &str| match name {
         "" => page.t("device.unknown").into_owned(),
         name => name.to_owned(),
@@ -87,12 +78,6 @@ pub async fn overview(
             page.language(),
         ),
         events: events.iter().map(row).collect(),
-        now: now.rfc3339(),
-        ping_interval_ms: clocks.ping_interval.as_millis(),
-        idle_remaining_ms: now.until(idle_until).as_millis(),
-        session_remaining_ms: now.until(record.expires_at()).as_millis(),
-        idle_lifetime_ms: clocks.session_idle_timeout.as_millis(),
-        session_lifetime_ms: clocks.session_lifetime.as_millis(),
         page,
     };
     render(&template, StatusCode::OK)

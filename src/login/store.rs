@@ -44,7 +44,22 @@ pub fn end(conn: &mut AnyConnection, id: &str, cause: Cause, now: Timestamp) -> 
     Ok(true)
 }
 
-/// The living logins of a person, all of which end here.
+/// The living logins of a person, the latest used first.
+pub fn living_of(
+    conn: &mut AnyConnection,
+    user_id: &str,
+    now: Timestamp,
+) -> QueryResult<Vec<Login>> {
+    logins::table
+        .filter(logins::user_id.eq(user_id))
+        .filter(logins::ended_at.is_null())
+        .filter(logins::expires_at.gt(now))
+        .order(logins::last_activity_at.desc())
+        .select(Login::as_select())
+        .load(conn)
+}
+
+/// Ends the living logins of a person, and returns them.
 pub fn end_all_of(
     conn: &mut AnyConnection,
     user_id: &str,
@@ -52,12 +67,7 @@ pub fn end_all_of(
     except: Option<&str>,
     now: Timestamp,
 ) -> QueryResult<Vec<Login>> {
-    let living: Vec<Login> = logins::table
-        .filter(logins::user_id.eq(user_id))
-        .filter(logins::ended_at.is_null())
-        .filter(logins::expires_at.gt(now))
-        .select(Login::as_select())
-        .load(conn)?;
+    let living = living_of(conn, user_id, now)?;
     let mut ended = Vec::new();
     for login in living {
         if Some(login.id.as_str()) != except && super::end(conn, &login, cause, None, now)? {

@@ -14,7 +14,7 @@ use crate::caller::Caller;
 use crate::error::{AppError, Code, FieldErrors};
 use crate::login::{self, Cause, sign_in};
 use crate::session::extract::{BrowserSession, FormToken, SessionForm, begin};
-use crate::session::{Record, csrf, idle_end, remember};
+use crate::session::{Record, remember};
 use crate::web::input::Check;
 use crate::web::page::{Page, render};
 use crate::web::{origin, see_other, success};
@@ -56,12 +56,6 @@ struct PasswordPage {
     wrong_new: Option<String>,
     wrong_again: Option<String>,
     hint: String,
-    now: String,
-    ping_interval_ms: u128,
-    idle_remaining_ms: u128,
-    session_remaining_ms: u128,
-    idle_lifetime_ms: u128,
-    session_lifetime_ms: u128,
 }
 
 /// What is wrong with a password form.
@@ -111,12 +105,10 @@ fn show_password(
     wrong: Wrong,
     status: StatusCode,
 ) -> Result<HttpResponse, AppError> {
-    let (now, record, clocks) = (app.clock.now(), &session.record, &app.config.clocks);
-    let page = Page::new(req, Some(record), csrf::of_session(app, record));
-    let idle_until =
-        idle_end(session.last_activity, clocks.session_idle_timeout).min(record.expires_at());
+    let page = Page::signed_in(req, app, session, "profile", app.clock.now());
     let template = PasswordPage {
-        notice: record
+        notice: session
+            .record
             .must_change_password
             .then(|| page.t("password.must_change").into_owned()),
         wrong_current: wrong.current,
@@ -126,12 +118,6 @@ fn show_password(
             "password.hint",
             &[("count", &app.config.password_min_length.to_string())],
         ),
-        now: now.rfc3339(),
-        ping_interval_ms: clocks.ping_interval.as_millis(),
-        idle_remaining_ms: now.until(idle_until).as_millis(),
-        session_remaining_ms: now.until(record.expires_at()).as_millis(),
-        idle_lifetime_ms: clocks.session_idle_timeout.as_millis(),
-        session_lifetime_ms: clocks.session_lifetime.as_millis(),
         page,
     };
     render(&template, status)

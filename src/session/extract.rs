@@ -67,6 +67,12 @@ impl FromRequest for BrowserSession {
 }
 
 impl BrowserSession {
+    /// When the session ends if nothing more happens.
+    pub fn idle_until(&self, app: &App) -> Timestamp {
+        let idle_end = idle_end(self.last_activity, app.config.clocks.session_idle_timeout);
+        idle_end.min(self.record.expires_at())
+    }
+
     /// Moves the last activity to `at`, never back.
     ///
     /// # Errors

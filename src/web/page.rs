@@ -13,7 +13,8 @@ use crate::app::App;
 use crate::clock::Timestamp;
 use crate::error::AppError;
 use crate::i18n::Lang;
-use crate::session::Record;
+use crate::session::extract::BrowserSession;
+use crate::session::{Record, csrf};
 
 /// Remembers a language chosen before signing in.
 const LANGUAGE_COOKIE: &str = "gapura_language";
@@ -29,6 +30,20 @@ pub struct Page {
     pub path: String,
     /// Who is signed in.
     pub user: Option<PageUser>,
+    /// Which of the signed-in pages this is, for the navigation.
+    pub section: &'static str,
+    /// What `activity.js` needs to know of the session.
+    pub activity: Option<Activity>,
+}
+
+/// The session's clocks as a page left open follows them, in milliseconds from the page's making.
+pub struct Activity {
+    pub now: String,
+    pub ping_interval: u128,
+    pub idle_remaining: u128,
+    pub session_remaining: u128,
+    pub idle_lifetime: u128,
+    pub session_lifetime: u128,
 }
 
 /// The signed-in person as the page's header shows them.
@@ -47,12 +62,38 @@ impl Page {
             theme: session.map_or_else(|| "auto".to_owned(), |record| record.theme.clone()),
             csrf,
             path: req.path().to_owned(),
+            section: "",
+            activity: None,
             user: session.map(|record| PageUser {
                 id: record.user_id.clone(),
                 name: record.name.clone(),
                 username: record.username.clone(),
                 initials: initials(&record.name),
             }),
+        }
+    }
+
+    /// A page of somebody who is signed in.
+    pub fn signed_in(
+        req: &HttpRequest,
+        app: &App,
+        session: &BrowserSession,
+        section: &'static str,
+        now: Timestamp,
+    ) -> Self {
+        let (record, clocks) = (&session.record, &app.config.clocks);
+        let activity = Activity {
+            now: now.rfc3339(),
+            ping_interval: clocks.ping_interval.as_millis(),
+            idle_remaining: now.until(session.idle_until(app)).as_millis(),
+            session_remaining: now.until(record.expires_at()).as_millis(),
+            idle_lifetime: clocks.session_idle_timeout.as_millis(),
+            session_lifetime: clocks.session_lifetime.as_millis(),
+        };
+        Self {
+            section,
+            activity: Some(activity),
+            ..Self::new(req, Some(record), csrf::of_session(app, record))
         }
     }
 

@@ -1,0 +1,222 @@
+//! `/dashboard/sessions` and `/api/v1/sessions`.
+
+use actix_web::http::StatusCode;
+use actix_web::{HttpRequest, HttpResponse, web};
+use askama::Template;
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+use super::end_one;
+use crate::app::App;
+use crate::caller::Caller;
+use crate::clock::Timestamp;
+use crate::error::{AppError, Code, FieldErrors};
+use crate::login::{self, Cause, Kind, Login};
+use crate::session::extract::{BrowserSession, FormToken, SessionForm};
+use crate::session::idle_end;
+use crate::web::input::Check;
+use crate::web::page::{Page, When, render};
+use crate::web::{origin, see_other, success};
+
+#[derive(Template)]
+#[template(path = "sessions.html")]
+struct SessionsPage {
+    page: Page,
+    devices: Vec<Device>,
+    others: usize,
+}
+
+struct Device {
+    id: String,
+    is_api: bool,
+    name: String,
+    address: String,
+    started: When,
+    last_active: When,
+    ends: When,
+    /// The idle end comes before the hard one.
+    ends_if_away: bool,
+    is_current: bool,
+}
+
+/// `GET /dashboard/sessions`.
+pub async fn page(
+    req: HttpRequest,
+    app: web::Data<App>,
+    session: BrowserSession,
+) -> Result<HttpResponse, AppError> {
+    let now = app.clock.now();
+    let user_id = session.record.user_id.clone();
+    let logins = app
+        .db
+        .read(move |conn| login::living_of(conn, &user_id, now))
+        .await?;
+    let page = Page::signed_in(&req, &app, &session, "sessions", now);
+    let current = &session.record.login_id;
+    let mut devices: Vec<Device> = logins
+        .iter()
+        .map(|login| device(&page, &app, login, current, now))
+        .collect();
+    devices.sort_by_key(|device| !device.is_current);
+    let others = devices.iter().filter(|device| !device.is_current).count();
+    render(
+        &SessionsPage {
+            devices,
+            others,
+            page,
+        },
+        StatusCode::OK,
+    )
+}
+
+fn device(page: &Page, app: &App, login: &Login, current: &str, now: Timestamp) -> Device {
+    let idle_until = idle_until(app, login);
+    let ends = idle_until.map_or(login.expires_at, |idle| idle.min(login.expires_at));
+    let unnamed = if login.kind == Kind::Api.name() {
+        "device.api"
+    } else {
+        "device.unknown"
+    };
+    Device {
+        id: login.id.clone(),
+        is_api: login.kind == Kind::Api.name(),
+        name: if login.device.is_empty() {
+            page.t(unnamed).into_owned()
+        } else {
+            login.device.clone()
+        },
+        address: login.ip.clone(),
+        started: page.when(login.started_at, now),
+        last_active: page.when(login.last_activity_at, now),
+        ends: page.when(ends, now),
+        ends_if_away: ends < login.expires_at,
+        is_current: login.id == current,
+    }
+}
+
+/// When idleness ends a login; a login by API has no such end.
+fn idle_until(app: &App, login: &Login) -> Option<Timestamp> {
+    let timeout = app.config.clocks.session_idle_timeout;
+    (login.kind == Kind::Browser.name()).then(|| idle_end(login.last_activity_at, timeout))
+}
+
+/// A form that only says yes.
+#[derive(Deserialize)]
+pub struct Confirmation {
+    #[serde(default)]
+    csrf_token: String,
+}
+
+impl Check for Confirmation {
+    fn check(&self, _: &mut FieldErrors) {}
+}
+
+impl FormToken for Confirmation {
+    fn form_token(&self) -> &str {
+        &self.csrf_token
+    }
+}
+
+/// `POST /dashboard/sessions/{id}/revoke`.
+pub async fn revoke(
+    req: HttpRequest,
+    app: web::Data<App>,
+    sent: SessionForm<Confirmation>,
+    id: web::Path<String>,
+) -> Result<HttpResponse, AppError> {
+    end_mine(&req, &app, sent.session.record.user_id, id.into_inner()).await?;
+    Ok(see_other("/dashboard/sessions"))
+}
+
+/// `POST /dashboard/sessions/revoke-others`.
+pub async fn revoke_others(
+    app: web::Data<App>,
+    sent: SessionForm<Confirmation>,
+) -> Result<HttpResponse, AppError> {
+    let now = app.clock.now();
+    let record = sent.session.record;
+    let ended = app.db.write(move |conn| {
+        login::end_all_of(
+            conn,
+            &record.user_id,
+            Cause::Revoked,
+            Some(&record.login_id),
+            now,
+        )
+    });
+    for login in ended.await? {
+        app.announce(&login, Cause::Revoked);
+    }
+    Ok(see_other("/dashboard/sessions"))
+}
+
+#[derive(Serialize)]
+struct SessionOut<'a> {
+    id: &'a str,
+    kind: &'a str,
+    device: &'a str,
+    ip: &'a str,
+    started_at: Timestamp,
+    last_activity_at: Timestamp,
+    idle_expires_at: Option<Timestamp>,
+    expires_at: Timestamp,
+    current: bool,
+}
+
+/// `GET /api/v1/sessions`.
+pub async fn list(app: web::Data<App>, caller: Caller) -> Result<HttpResponse, AppError> {
+    let now = app.clock.now();
+    let user_id = caller.user_id().to_owned();
+    let logins = app
+        .db
+        .read(move |conn| login::living_of(conn, &user_id, now))
+        .await?;
+    let out: Vec<SessionOut<'_>> = logins
+        .iter()
+        .map(|login| SessionOut {
+            id: &login.id,
+            kind: &login.kind,
+            device: &login.device,
+            ip: &login.ip,
+            started_at: login.started_at,
+            last_activity_at: login.last_activity_at,
+            idle_expires_at: idle_until(&app, login).map(|idle| idle.min(login.expires_at)),
+            expires_at: login.expires_at,
+            current: login.id == caller.login_id(),
+        })
+        .collect();
+    Ok(success("Your logins.", out))
+}
+
+/// `DELETE /api/v1/sessions/{id}`.
+pub async fn delete(
+    req: HttpRequest,
+    app: web::Data<App>,
+    caller: Caller,
+    id: web::Path<String>,
+) -> Result<HttpResponse, AppError> {
+    let ended = end_mine(&req, &app, caller.user_id().to_owned(), id.into_inner()).await?;
+    if ended {
+        Ok(success("The login has ended.", json!(null)))
+    } else {
+        Err(Code::NotFound.into())
+    }
+}
+
+async fn end_mine(
+    req: &HttpRequest,
+    app: &App,
+    user_id: String,
+    id: String,
+) -> Result<bool, AppError> {
+    let now = app.clock.now();
+    let client = origin::client(req, &app.config, None);
+    let ended = app
+        .db
+        .write(move |conn| end_one(conn, &user_id, &id, &client, now))
+        .await?;
+    if let Some(login) = &ended {
+        app.announce(login, Cause::Revoked);
+    }
+    Ok(ended.is_some())
+}
