@@ -15,6 +15,7 @@ pub mod db;
 pub mod error;
 pub mod health;
 pub mod i18n;
+pub mod id;
 pub mod keys;
 pub mod keystore;
 pub mod login;

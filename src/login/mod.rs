@@ -16,6 +16,7 @@ use crate::audit::{self, Event, Kind as EventKind};
 use crate::clock::Timestamp;
 use crate::db::AnyConnection;
 use crate::error::Reason;
+use crate::id;
 
 /// How somebody signed in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -150,7 +151,7 @@ pub fn begin(
     now: Timestamp,
 ) -> QueryResult<Login> {
     let login = Login {
-        id: uuid::Uuid::now_v7().to_string(),
+        id: id::new(now).to_string(),
         user_id: user_id.to_owned(),
         kind: kind.name().to_owned(),
         device: client.device.clone(),
