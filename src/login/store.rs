@@ -56,6 +56,8 @@ pub fn end_all_of(
         .filter(logins::user_id.eq(user_id))
         .filter(logins::ended_at.is_null())
         .filter(logins::expires_at.gt(now))
+        // Always in the same order, so that two who end the same logins never wait for each other.
+        .order(logins::id)
         .select(Login::as_select())
         .load(conn)?;
     let mut ended = Vec::new();
