@@ -16,6 +16,7 @@ pub mod devices;
 pub mod error;
 pub mod health;
 pub mod i18n;
+pub mod id;
 pub mod keys;
 pub mod keystore;
 pub mod login;

@@ -7,6 +7,7 @@ pub use self::store::{
     all, by_id, by_login_name, count, insert, set_disabled, set_own_password, set_password_hash,
 };
 use crate::clock::Timestamp;
+use crate::id;
 use diesel::prelude::*;
 use unicode_normalization::UnicodeNormalization;
 
@@ -71,7 +72,7 @@ impl User {
         now: Timestamp,
     ) -> Self {
         Self {
-            id: uuid::Uuid::now_v7().to_string(),
+            id: id::new(now).to_string(),
             username,
             email,
             email_verified: false,

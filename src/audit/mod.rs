@@ -5,6 +5,7 @@ mod store;
 
 pub use self::store::{delete_before, of_user, record};
 use crate::clock::Timestamp;
+use crate::id;
 use diesel::prelude::*;
 
 /// What happened.
@@ -63,7 +64,7 @@ impl Event {
     /// Something that happened to `user_id`.
     pub fn new(kind: Kind, user_id: &str, at: Timestamp) -> Self {
         Self {
-            id: uuid::Uuid::now_v7().to_string(),
+            id: id::new(at).to_string(),
             at,
             kind: kind.name().to_owned(),
             user_id: Some(user_id.to_owned()),

@@ -71,17 +71,18 @@ impl Presented {
     /// # Errors
     /// 503 when this node has had no news of ended logins for too long.
     pub fn read(req: &HttpRequest, app: &App) -> Result<Self, AppError> {
-        let Some(value) = req.headers().get(AUTHORIZATION) else {
+        if !req.headers().contains_key(AUTHORIZATION) {
             return Ok(Self::Nothing);
-        };
-        // The scheme's name is case-insensitive (RFC 9110, 11.1).
-        let token = value.to_str().ok().and_then(|text| text.split_once(' '));
-        let Some((scheme, token)) =
-            token.filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"))
-        else {
+        }
+        // The scheme's name is case-insensitive (RFC 9110, 11.1). Of two headers nobody knows which
+        // one a proxy in front has looked at.
+        let token = origin::header(req, AUTHORIZATION)
+            .and_then(|value| value.split_once(' '))
+            .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"))
+            .map(|(_, token)| token);
+        let Some(token) = token else {
             return Ok(Self::Invalid);
         };
-        let _ = scheme;
         Ok(match app.jwt.read(token, app.clock.now()) {
             Reading::Invalid => Self::Invalid,
             Reading::Expired(claims) => Self::Expired(claims),
@@ -99,11 +100,19 @@ impl Presented {
     pub fn good(self) -> Result<Bearer, AppError> {
         match self {
             Self::Good(claims) => Ok(Bearer { claims }),
-            Self::Expired(_) => Err(Code::TokenExpired.into()),
-            Self::Revoked(_) => Err(Code::TokenRevoked.into()),
-            Self::Invalid => Err(Code::TokenInvalid.into()),
-            Self::Nothing => Err(Code::TokenMissing.into()),
+            other => Err(other.refusal()),
         }
+    }
+
+    /// What is told to a caller who has nothing better than this.
+    pub fn refusal(&self) -> AppError {
+        let code = match self {
+            Self::Expired(_) => Code::TokenExpired,
+            Self::Revoked(_) => Code::TokenRevoked,
+            Self::Good(_) | Self::Invalid => Code::TokenInvalid,
+            Self::Nothing => Code::TokenMissing,
+        };
+        code.into()
     }
 }
 

@@ -145,12 +145,29 @@ fn checkout(pool: &r2d2::Pool<Manager>) -> Result<r2d2::PooledConnection<Manager
         .map_err(|error| DbError::Unavailable(error.to_string()))
 }
 
-/// Keeps writers of one row in line until the transaction ends. SQLite has a single writer anyway.
-pub fn lock_login(conn: &mut AnyConnection, login_id: &str) -> QueryResult<()> {
+/// Keeps those who move a login's tokens or end it in line until the transaction ends: an end is an
+/// `UPDATE` of the same row. What is read afterwards is what the one before left. SQLite has a single
+/// writer anyway.
+pub fn lock_login_of_token(conn: &mut AnyConnection, token_id: &[u8]) -> QueryResult<()> {
     use diesel::RunQueryDsl;
     if let AnyConnection::Postgres(conn) = conn {
-        diesel::sql_query("SELECT 1 FROM logins WHERE id = $1 FOR UPDATE")
-            .bind::<diesel::sql_types::Text, _>(login_id)
+        let of_token = "SELECT login_id FROM rotating_tokens WHERE id = $1";
+        diesel::sql_query(format!(
+            "SELECT 1 FROM logins WHERE id = ({of_token}) FOR UPDATE"
+        ))
+        .bind::<diesel::sql_types::Binary, _>(token_id)
+        .execute(conn)?;
+    }
+    Ok(())
+}
+
+/// Keeps a person's row as it is until the transaction ends: who disables them or changes their
+/// password waits, and then also finds what this transaction made.
+pub fn hold_user(conn: &mut AnyConnection, user_id: &str) -> QueryResult<()> {
+    use diesel::RunQueryDsl;
+    if let AnyConnection::Postgres(conn) = conn {
+        diesel::sql_query("SELECT 1 FROM users WHERE id = $1 FOR SHARE")
+            .bind::<diesel::sql_types::Text, _>(user_id)
             .execute(conn)?;
     }
     Ok(())

@@ -6,6 +6,7 @@ mod store;
 use crate::clock::Timestamp;
 use crate::config::Secret;
 use crate::db::{AnyConnection, Db};
+use crate::id;
 use crate::vault::{AppKeys, Secrets, random};
 
 /// What a key is for.
@@ -42,7 +43,7 @@ pub async fn load(db: &Db, app_keys: AppKeys, now: Timestamp) -> Result<Keys, St
             create(conn, &app_keys, ROOT, "HKDF-SHA256", "root".to_owned(), now)?;
         }
         if lacks(&rows, SIGNING) {
-            let id = uuid::Uuid::now_v7().simple().to_string();
+            let id = id::new(now).simple().to_string();
             create(conn, &app_keys, SIGNING, "HS256", id, now)?;
         }
         let rows = store::all(conn)?;

@@ -12,10 +12,12 @@ use std::time::Duration;
 use diesel::prelude::*;
 
 pub use self::store::{by_id, delete_old, end_all_of, living_of, mark_activity, set_auth_time};
+use crate::account::{self, User};
 use crate::audit::{self, Event, Kind as EventKind};
 use crate::clock::Timestamp;
-use crate::db::AnyConnection;
+use crate::db::{AnyConnection, hold_user};
 use crate::error::Reason;
+use crate::id;
 
 /// How somebody signed in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -137,21 +139,31 @@ impl Login {
     }
 }
 
-/// Begins a login that ends `lifetime` from now at the latest.
+/// Begins a login that ends `lifetime` from now at the latest; `None` if `user`, as they were when
+/// their password was checked, has been disabled or has another password by now: whoever changed that
+/// ended all the logins they found, and this one must not slip in behind them.
 ///
 /// # Errors
 /// When the database refuses.
 pub fn begin(
     conn: &mut AnyConnection,
-    user_id: &str,
+    user: &User,
     kind: Kind,
     client: &Client,
     lifetime: Duration,
     now: Timestamp,
-) -> QueryResult<Login> {
+) -> QueryResult<Option<Login>> {
+    hold_user(conn, &user.id)?;
+    let current = account::by_id(conn, &user.id)?;
+    let unchanged = current.is_some_and(|current| {
+        current.disabled_at.is_none() && current.password_hash == user.password_hash
+    });
+    if !unchanged {
+        return Ok(None);
+    }
     let login = Login {
-        id: uuid::Uuid::now_v7().to_string(),
-        user_id: user_id.to_owned(),
+        id: id::new(now).to_string(),
+        user_id: user.id.clone(),
         kind: kind.name().to_owned(),
         device: client.device.clone(),
         ip: client.ip.clone(),
@@ -163,9 +175,9 @@ pub fn begin(
         ended_cause: None,
     };
     store::insert(conn, &login)?;
-    let event = Event::new(EventKind::Login, user_id, now).by(user_id, client);
+    let event = Event::new(EventKind::Login, &user.id, now).by(&user.id, client);
     audit::record(conn, &event.of_login(&login.id))?;
-    Ok(login)
+    Ok(Some(login))
 }
 
 /// Ends a login, once: the first cause stands. Tells whether it was this call that ended it.

@@ -32,39 +32,55 @@ pub async fn authenticate(
 ) -> Result<User, AppError> {
     let counters = Counters::of(app, name, client);
     counters.refuse_too_many(app).await?;
-    let wanted = name.to_owned();
-    let user = app
-        .db
-        .read(move |conn| account::by_login_name(conn, &wanted))
-        .await?;
-    let stored = user.as_ref().map(|user| user.password_hash.clone());
-    let verdict = app.hasher.verify(normalise(password), stored).await?;
-    let now = app.clock.now();
-    let (Some(user), Verdict::Right | Verdict::RightRehash(_)) = (user.clone(), &verdict) else {
-        counters.count_failure(app).await;
-        if let Some(user) = user {
-            let event = Event::new(Kind::LoginFailed, &user.id, now);
-            let event = Event {
-                device: Some(client.device.clone()),
-                ip: Some(client.ip.clone()),
-                ..event
-            };
-            app.db
-                .write(move |conn| audit::record(conn, &event))
-                .await?;
+    loop {
+        let user = find(app, name).await?;
+        let stored = user.as_ref().map(|user| user.password_hash.clone());
+        let verdict = app.hasher.verify(normalise(password), stored).await?;
+        let (Some(mut user), Verdict::Right | Verdict::RightRehash(_)) = (user.clone(), &verdict)
+        else {
+            counters.count_failure(app).await;
+            if let Some(user) = user {
+                record_failure(app, &user, client).await?;
+            }
+            return Err(Code::InvalidCredentials.into());
+        };
+        if user.disabled_at.is_some() {
+            return Err(Code::AccountDisabled.into());
         }
-        return Err(Code::InvalidCredentials.into());
+        let Verdict::RightRehash(hash) = verdict else {
+            return Ok(user);
+        };
+        let (id, from, to) = (user.id.clone(), user.password_hash, hash.clone());
+        let replaced = app
+            .db
+            .write(move |conn| account::set_password_hash(conn, &id, &from, &to));
+        if replaced.await? {
+            user.password_hash = hash;
+            return Ok(user);
+        }
+        // Changed since it was read, by another login or to another password: look again.
+    }
+}
+
+async fn find(app: &App, name: &str) -> Result<Option<User>, AppError> {
+    let name = name.to_owned();
+    let found = app
+        .db
+        .read(move |conn| account::by_login_name(conn, &name))
+        .await?;
+    Ok(found)
+}
+
+async fn record_failure(app: &App, user: &User, client: &Client) -> Result<(), AppError> {
+    let event = Event {
+        device: Some(client.device.clone()),
+        ip: Some(client.ip.clone()),
+        ..Event::new(Kind::LoginFailed, &user.id, app.clock.now())
     };
-    if user.disabled_at.is_some() {
-        return Err(Code::AccountDisabled.into());
-    }
-    if let Verdict::RightRehash(hash) = verdict {
-        let (id, from) = (user.id.clone(), user.password_hash.clone());
-        app.db
-            .write(move |conn| account::set_password_hash(conn, &id, &from, &hash))
-            .await?;
-    }
-    Ok(user)
+    app.db
+        .write(move |conn| audit::record(conn, &event))
+        .await?;
+    Ok(())
 }
 
 /// Failures lately, of this account from this address, and from this address at all.

@@ -67,7 +67,9 @@ pub fn end_all_of(
     except: Option<&str>,
     now: Timestamp,
 ) -> QueryResult<Vec<Login>> {
-    let living = living_of(conn, user_id, now)?;
+    let mut living = living_of(conn, user_id, now)?;
+    // Always in the same order, so that two who end the same logins never wait for each other.
+    living.sort_by(|a, b| a.id.cmp(&b.id));
     let mut ended = Vec::new();
     for login in living {
         if Some(login.id.as_str()) != except && super::end(conn, &login, cause, None, now)? {

@@ -218,10 +218,13 @@ async fn open(
             Some(id) => login::by_id(conn, &id)?,
             None => None,
         };
-        if let Some(login) = &ended {
-            login::end(conn, login, Cause::LoggedOut, Some(&client), now)?;
+        let begun = login::begin(conn, &person, Kind::Browser, &client, lifetime, now)?;
+        let Some(login) = begun else {
+            return Ok(None);
+        };
+        if let Some(before) = &ended {
+            login::end(conn, before, Cause::LoggedOut, Some(&client), now)?;
         }
-        let login = login::begin(conn, &person.id, Kind::Browser, &client, lifetime, now)?;
         let remembered = match remember {
             true => Some(rotation::begin(
                 conn,
@@ -232,9 +235,9 @@ async fn open(
             )?),
             false => None,
         };
-        Ok((login, remembered, ended))
+        Ok(Some((login, remembered, ended)))
     });
-    let (login, remembered, ended) = begun.await?;
+    let (login, remembered, ended) = begun.await?.ok_or(Code::InvalidCredentials)?;
     if let Some(login) = ended {
         app.announce(&login, Cause::LoggedOut);
     }

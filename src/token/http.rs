@@ -67,14 +67,17 @@ pub async fn token(
     let now = app.clock.now();
     let clocks = &app.config.clocks;
     let (login_lifetime, refresh_lifetime) = (clocks.login_lifetime, clocks.refresh_token);
-    let user_id = user.id.clone();
+    let person = user.clone();
     let begun = app.db.write(move |conn| {
-        let login = login::begin(conn, &user_id, Kind::Api, &client, login_lifetime, now)?;
+        let begun = login::begin(conn, &person, Kind::Api, &client, login_lifetime, now)?;
+        let Some(login) = begun else {
+            return Ok(None);
+        };
         let (refresh, until) =
             rotation::begin(conn, &login, Purpose::Refresh, refresh_lifetime, now)?;
-        Ok((login, refresh, until))
+        Ok(Some((login, refresh, until)))
     });
-    let (login, refresh, until) = begun.await?;
+    let (login, refresh, until) = begun.await?.ok_or(Code::InvalidCredentials)?;
     let pair = Pair::issue(&app, user, &login, refresh, until, now)?;
     Ok(deliver(
         &req,
@@ -173,7 +176,7 @@ pub async fn refresh(
                 user = login.user_id,
                 "a rotated refresh token came back; its login was ended"
             );
-            app.announce(&login, Cause::Theft);
+            app.announce(&login, login.cause_of_end(now).unwrap_or(Cause::Theft));
             Err(Code::RefreshReused.into())
         }
         Rotation::Expired => Err(Code::RefreshExpired.into()),
@@ -189,30 +192,26 @@ pub async fn logout(
 ) -> Result<HttpResponse, AppError> {
     let now = app.clock.now();
     let bearer = Presented::read(&req, &app)?;
-    let login = match bearer {
+    let login = match &bearer {
         Presented::Good(claims) => {
-            app.db
-                .read(move |conn| login::by_id(conn, &claims.sid))
-                .await?
+            let sid = claims.sid.clone();
+            let login = app.db.read(move |conn| login::by_id(conn, &sid)).await?;
+            login.ok_or(Code::TokenRevoked)?
         }
-        Presented::Invalid | Presented::Revoked(_) => {
-            return Err(bearer
-                .good()
-                .err()
-                .unwrap_or_else(|| Code::TokenInvalid.into()));
-        }
-        Presented::Expired(_) | Presented::Nothing => match presented(&req, &app, payload).await {
-            Ok((token, _)) => by_refresh_token(&app, &token).await?,
-            Err(AppError::Problem(Code::RefreshMissing)) => {
-                return Err(bearer
-                    .good()
-                    .err()
-                    .unwrap_or_else(|| Code::TokenMissing.into()));
+        Presented::Invalid | Presented::Revoked(_) => return Err(bearer.refusal()),
+        Presented::Expired(_) | Presented::Nothing => {
+            let token = match presented(&req, &app, payload).await {
+                Err(AppError::Problem(Code::RefreshMissing)) => return Err(bearer.refusal()),
+                token => token?.0,
+            };
+            let login = by_refresh_token(&app, &token).await?;
+            // Tokens of two logins never mix, also where only the one can still be used.
+            if matches!(&bearer, Presented::Expired(claims) if claims.sid != login.id) {
+                return Err(Code::TokenMismatch.into());
             }
-            Err(error) => return Err(error),
-        },
+            login
+        }
     };
-    let login = login.ok_or(Code::TokenRevoked)?;
     let client = origin::client(&req, &app.config, Some(&login.device));
     let ending = login.clone();
     app.db
@@ -230,12 +229,13 @@ pub async fn logout(
     Ok(answer)
 }
 
-async fn by_refresh_token(app: &App, token: &str) -> Result<Option<Login>, AppError> {
+async fn by_refresh_token(app: &App, token: &str) -> Result<Login, AppError> {
     let token = TokenId::read(&app.secrets, Purpose::Refresh, token).ok_or(Code::RefreshInvalid)?;
-    Ok(app
+    let login = app
         .db
         .read(move |conn| rotation::login_of(conn, &token))
-        .await?)
+        .await?;
+    Ok(login.ok_or(Code::RefreshInvalid)?)
 }
 
 /// `GET /api/v1/auth/token-status`.
@@ -245,12 +245,7 @@ pub async fn token_status(req: HttpRequest, app: web::Data<App>) -> Result<HttpR
         Presented::Good(claims) => (claims, None),
         Presented::Expired(claims) => (claims, Some(Code::TokenExpired)),
         Presented::Revoked(claims) => (claims, Some(Code::TokenRevoked)),
-        other => {
-            return Err(other
-                .good()
-                .err()
-                .unwrap_or_else(|| Code::TokenInvalid.into()));
-        }
+        other => return Err(other.refusal()),
     };
     Ok(success(
         if reason.is_none() {

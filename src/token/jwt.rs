@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::account::User;
 use crate::clock::Timestamp;
 use crate::config::Config;
+use crate::id;
 use crate::keys::SigningKey;
 use crate::login::Login;
 
@@ -140,7 +141,7 @@ impl Jwt {
             nbf: now.seconds(),
             exp: expires_at.seconds(),
             auth_time: login.auth_time.seconds(),
-            jti: uuid::Uuid::now_v7().to_string(),
+            jti: id::new(now).to_string(),
             sid: login.id.clone(),
         };
         let token = jsonwebtoken::encode(&self.header, &claims, &self.encoding)?;

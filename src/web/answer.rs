@@ -18,6 +18,7 @@ use url::form_urlencoded;
 use super::{origin, page};
 use crate::app::App;
 use crate::error::{AppError, Code};
+use crate::id;
 use crate::session::extract::PASSWORD_PAGE;
 
 /// The id under which a request is logged, and which its answer carries.
@@ -70,13 +71,12 @@ pub async fn dress<B: MessageBody + 'static>(
     req: ServiceRequest,
     next: Next<B>,
 ) -> Result<ServiceResponse<EitherBody<B, BoxBody>>, Error> {
-    let id = uuid::Uuid::now_v7().simple().to_string();
+    let Some(app) = req.app_data::<web::Data<App>>().cloned() else {
+        return Ok(next.call(req).await?.map_into_left_body());
+    };
+    let id = id::new(app.clock.now()).simple().to_string();
     req.extensions_mut().insert(RequestId(id.clone()));
     let response = next.call(req).await?;
-    let app = response.request().app_data::<web::Data<App>>().cloned();
-    let Some(app) = app else {
-        return Ok(response.map_into_left_body());
-    };
     let mut response = told(response, &app, &id);
     let (req, head) = (
         response.request().clone(),

@@ -18,7 +18,7 @@ use super::{Cause, Client, Login};
 use crate::account::User;
 use crate::audit::{self, Event, Kind as EventKind};
 use crate::clock::Timestamp;
-use crate::db::{AnyConnection, lock_login};
+use crate::db::{AnyConnection, lock_login_of_token};
 use crate::vault::{Secrets, random};
 
 /// After this many siblings, the last is given again and again.
@@ -155,7 +155,9 @@ pub fn decide(token: &Standing, grace: Duration, now: Timestamp) -> Decision {
             Decision::Advance
         };
     };
-    if now.since(superseded_at) < grace {
+    // Within a grace of it on either side: neither a node whose clock is a little behind nor a clock
+    // set back by hours finds an old token young again.
+    if now.since(superseded_at) + superseded_at.since(now) < grace {
         return Decision::Newest;
     }
     if grace.is_zero() || token.successor_used {
@@ -233,25 +235,23 @@ pub fn rotate(
     client: &Client,
     now: Timestamp,
 ) -> QueryResult<Rotation> {
-    let Some(login_id) = store::login_id(conn, &presented)? else {
-        return Ok(Rotation::Unknown);
-    };
     // From here on nobody else moves this login's tokens or ends it before we are done.
-    lock_login(conn, &login_id)?;
-    let Some((token, login, user)) = store::load(conn, &presented)? else {
+    lock_login_of_token(conn, presented.as_bytes())?;
+    let Some(found) = store::load(conn, &presented)? else {
         return Ok(Rotation::Unknown);
     };
+    let store::Found {
+        token, login, user, ..
+    } = found;
+    let disabled = user.disabled_at.map(|_| Cause::Revoked);
     let standing = Standing {
-        login_over: login.cause_of_end(now),
-        sibling_won: match &token.parent_id {
-            Some(parent) if token.used_at.is_none() => store::has_used_child(conn, parent)?,
-            _ => false,
-        },
+        login_over: login.cause_of_end(now).or(disabled),
+        sibling_won: found.sibling_won,
         expires_at: token.expires_at,
         superseded_at: token.superseded_at,
         successor_given_at: token.successor_given_at,
         successors: token.successors,
-        successor_used: token.superseded_at.is_some() && store::has_used_child(conn, &token.id)?,
+        successor_used: found.successor_used,
     };
     let next = |token: &store::Token, login, user| Next {
         login,
@@ -262,7 +262,8 @@ pub fn rotate(
         },
         expires_at: token.expires_at,
     };
-    Ok(match decide(&standing, rules.grace, now) {
+    let decision = decide(&standing, rules.grace, now);
+    Ok(match decision {
         Decision::Advance => {
             let successor = store::give_successor(conn, &token, &login, rules, now)?;
             Rotation::Fresh(next(&successor, login, user))
@@ -271,13 +272,16 @@ pub fn rotate(
             let sibling = store::give_successor(conn, &token, &login, rules, now)?;
             Rotation::Sibling(next(&sibling, login, user))
         }
-        Decision::Newest => {
+        // A grace leads to the newest token, but not beyond that one's own end.
+        Decision::Newest | Decision::SameSibling => {
             let newest = store::newest_from(conn, token)?;
-            Rotation::Newest(next(&newest, login, user))
-        }
-        Decision::SameSibling => {
-            let newest = store::newest_from(conn, token)?;
-            Rotation::Sibling(next(&newest, login, user))
+            if newest.expires_at <= now {
+                Rotation::Expired
+            } else if decision == Decision::Newest {
+                Rotation::Newest(next(&newest, login, user))
+            } else {
+                Rotation::Sibling(next(&newest, login, user))
+            }
         }
         Decision::Expired => Rotation::Expired,
         Decision::Theft => {
@@ -301,21 +305,12 @@ pub fn rotate(
 /// # Errors
 /// When the database refuses.
 pub fn mark_used(conn: &mut AnyConnection, token: TokenId, now: Timestamp) -> QueryResult<()> {
-    let Some(login_id) = store::login_id(conn, &token)? else {
-        return Ok(());
-    };
-    lock_login(conn, &login_id)?;
-    let Some((row, ..)) = store::load(conn, &token)? else {
-        return Ok(());
-    };
-    let lost = match &row.parent_id {
-        Some(parent) if row.used_at.is_none() => store::has_used_child(conn, parent)?,
-        _ => true,
-    };
-    if lost {
-        Ok(())
-    } else {
-        store::set_used(conn, &row, now)
+    lock_login_of_token(conn, token.as_bytes())?;
+    match store::load(conn, &token)? {
+        Some(found) if found.token.used_at.is_none() && !found.sibling_won => {
+            store::set_used(conn, &found.token, now)
+        }
+        _ => Ok(()),
     }
 }
 
@@ -324,5 +319,5 @@ pub fn mark_used(conn: &mut AnyConnection, token: TokenId, now: Timestamp) -> Qu
 /// # Errors
 /// When the database refuses.
 pub fn login_of(conn: &mut AnyConnection, token: &TokenId) -> QueryResult<Option<Login>> {
-    Ok(store::load(conn, token)?.map(|(_, login, _)| login))
+    Ok(store::load(conn, token)?.map(|found| found.login))
 }

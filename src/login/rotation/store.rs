@@ -1,3 +1,4 @@
+use diesel::dsl::exists;
 use diesel::prelude::*;
 
 use super::{ID_LENGTH, Purpose, Rules, TokenId};
@@ -62,38 +63,58 @@ pub fn insert(conn: &mut AnyConnection, token: &Token) -> QueryResult<()> {
         .map(drop)
 }
 
-/// The login that a token belongs to.
-pub fn login_id(conn: &mut AnyConnection, token: &TokenId) -> QueryResult<Option<String>> {
-    rotating_tokens::table
-        .filter(rotating_tokens::id.eq(token.as_bytes()))
-        .filter(rotating_tokens::purpose.eq(token.purpose.name()))
-        .select(rotating_tokens::login_id)
-        .first(conn)
-        .optional()
+/// A token with its login, whose it is, and how its kin fare: all that a rotation looks at.
+pub struct Found {
+    pub token: Token,
+    pub login: Login,
+    pub user: User,
+    /// Another successor of the same parent has been used, this one not.
+    pub sibling_won: bool,
+    /// A successor of it has been used.
+    pub successor_used: bool,
 }
 
-/// A token with its login and whose it is.
-pub fn load(
-    conn: &mut AnyConnection,
-    token: &TokenId,
-) -> QueryResult<Option<(Token, Login, User)>> {
-    rotating_tokens::table
+diesel::alias!(rotating_tokens as kin: Kin, rotating_tokens as child: Child);
+
+/// One query, since every rotation begins with it.
+pub fn load(conn: &mut AnyConnection, token: &TokenId) -> QueryResult<Option<Found>> {
+    let used_kin = kin
+        .filter(
+            kin.field(rotating_tokens::parent_id)
+                .eq(rotating_tokens::parent_id),
+        )
+        .filter(kin.field(rotating_tokens::used_at).is_not_null())
+        .select(kin.field(rotating_tokens::counter));
+    let used_child = child
+        .filter(
+            child
+                .field(rotating_tokens::parent_id)
+                .eq(rotating_tokens::id.nullable()),
+        )
+        .filter(child.field(rotating_tokens::used_at).is_not_null())
+        .select(child.field(rotating_tokens::counter));
+    let found: Option<(Token, Login, User, bool, bool)> = rotating_tokens::table
         .inner_join(logins::table.inner_join(users::table))
         .filter(rotating_tokens::id.eq(token.as_bytes()))
-        .select((Token::as_select(), Login::as_select(), User::as_select()))
-        .first(conn)
-        .optional()
-}
-
-/// Whether any successor of the token has been used.
-pub fn has_used_child(conn: &mut AnyConnection, parent: &[u8]) -> QueryResult<bool> {
-    let used: Option<Vec<u8>> = rotating_tokens::table
-        .filter(rotating_tokens::parent_id.eq(parent))
-        .filter(rotating_tokens::used_at.is_not_null())
-        .select(rotating_tokens::id)
+        .filter(rotating_tokens::purpose.eq(token.purpose.name()))
+        .select((
+            Token::as_select(),
+            Login::as_select(),
+            User::as_select(),
+            exists(used_kin),
+            exists(used_child),
+        ))
         .first(conn)
         .optional()?;
-    Ok(used.is_some())
+    Ok(
+        found.map(|(token, login, user, kin_used, successor_used)| Found {
+            sibling_won: kin_used && token.used_at.is_none(),
+            token,
+            login,
+            user,
+            successor_used,
+        }),
+    )
 }
 
 /// Makes a successor and points the presented token at it. The counter, not the clock, is the order.
@@ -133,13 +154,26 @@ pub fn give_successor(
     Ok(successor)
 }
 
-/// Follows a line from a superseded token to its newest.
+/// Follows a line from a superseded token to its newest: past siblings by way of the one that was
+/// used, which need not be the latest.
 pub fn newest_from(conn: &mut AnyConnection, mut token: Token) -> QueryResult<Token> {
-    while let Some(successor) = &token.successor_id {
-        token = rotating_tokens::table
-            .find(successor)
-            .select(Token::as_select())
-            .first(conn)?;
+    while let Some(latest) = &token.successor_id {
+        let winner = match token.successors {
+            1 => None,
+            _ => rotating_tokens::table
+                .filter(rotating_tokens::parent_id.eq(&token.id))
+                .filter(rotating_tokens::used_at.is_not_null())
+                .select(Token::as_select())
+                .first(conn)
+                .optional()?,
+        };
+        token = match winner {
+            Some(winner) => winner,
+            None => rotating_tokens::table
+                .find(latest)
+                .select(Token::as_select())
+                .first(conn)?,
+        };
     }
     Ok(token)
 }
