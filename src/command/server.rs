@@ -11,6 +11,7 @@ use actix_web::{App as Http, HttpServer, rt};
 use super::cleanup;
 use crate::app::{App, routes};
 use crate::web::answer::dress;
+use crate::web::https::insist;
 
 /// How long requests in flight may take to finish after SIGTERM, in seconds.
 const DRAIN_SECONDS: u64 = 25;
@@ -47,6 +48,7 @@ pub fn bind(app: App, signals: Signals) -> Result<Running, String> {
     let mut server = HttpServer::new(move || {
         Http::new()
             .app_data(shared.clone())
+            .wrap(from_fn(insist))
             .wrap(from_fn(dress))
             .configure(routes(shared.clone()))
     })

@@ -49,6 +49,15 @@ pub fn address(req: &HttpRequest, config: &Config) -> IpAddr {
     caller
 }
 
+/// Whether a trusted proxy says that the browser came to it by plain http.
+pub fn came_by_http(req: &HttpRequest, config: &Config) -> bool {
+    let peer = req.peer_addr().map(|peer| peer.ip().to_canonical());
+    let trusted =
+        peer.is_some_and(|peer| config.trusted_proxies.iter().any(|net| net.contains(&peer)));
+    let scheme = header(req, HeaderName::from_static("x-forwarded-proto"));
+    trusted && scheme.is_some_and(|scheme| scheme.trim().eq_ignore_ascii_case("http"))
+}
+
 /// Device and address of the caller; `device_name` is what an app calls itself.
 pub fn client(req: &HttpRequest, config: &Config, device_name: Option<&str>) -> Client {
     let device = device_name.map_or_else(|| device_in_words(req), str::to_owned);
