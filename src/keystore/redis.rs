@@ -338,7 +338,10 @@ impl Attempt {
 
 impl Drop for Attempt {
     fn drop(&mut self) {
-        if !self.finished {
+        if std::thread::panicking() {
+            // Another would fare no better.
+            self.tell(Link::Down("connecting is not possible".into()));
+        } else if !self.finished {
             self.tell(Link::Idle);
         }
     }

@@ -2,5 +2,6 @@
 //! which starts the Redis, PostgreSQL and browser driver that `GAPURA_TEST_…` name.
 
 mod harness;
+mod keystore;
 mod readme;
 mod smoke;
