@@ -1,7 +1,13 @@
 //! What Gapura promises, as sentences, told by actors against a real server. Run by `tests/run`,
 //! which starts the Redis, PostgreSQL and browser driver that `GAPURA_TEST_…` name.
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test that cannot go on has failed, and says where"
+)]
 
+mod actors;
 mod harness;
 mod keystore;
 mod readme;
+mod session;
 mod smoke;
