@@ -1,5 +1,8 @@
 //! What Gapura promises, as sentences, told by actors against a real server. Run by `tests/run`,
 //! which starts the Redis, PostgreSQL and browser driver that `GAPURA_TEST_…` name.
 
+mod browser;
+mod chromium;
 mod harness;
+mod pictures;
 mod smoke;
