@@ -187,6 +187,7 @@ async fn a_person_is_warned_before_they_are_logged_out_and_can_stay() {
     ada.until("document.querySelector('[data-stay]') !== null")
         .await;
     assert_eq!(ada.text(".warning h2").await, "Still there?");
+    assert_ne!(ada.text("[data-remaining]").await, "0 seconds", "in time");
     assert_eq!(ada.pings().await.len(), 0);
     app.advance(Duration::from_secs(6));
     ada.press(&char::from(Key::Enter).to_string()).await;
