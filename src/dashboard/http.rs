@@ -8,6 +8,7 @@ use super::ClockPicture;
 use crate::app::App;
 use crate::audit::{self, Event};
 use crate::error::AppError;
+use crate::login::Cause;
 use crate::session::extract::BrowserSession;
 use crate::web::page::{Page, When, render};
 
@@ -29,6 +30,8 @@ struct Dashboard {
 }
 
 struct EventRow {
+    /// Something that the person had better look at.
+    alarming: bool,
     when: When,
     text: String,
     device: String,
@@ -50,11 +53,9 @@ pub async fn overview(
         .await?;
     let page = Page::signed_in(&req, &app, &session, "overview", now);
     let idle_until = session.idle_until(&app);
-    let device = |name: &str| match name {
-        "" => page.t("device.unknown").into_owned(),
-        name => name.to_owned(),
-    };
+    let device = |name: &str| device(&page, name);
     let row = |event: &Event| EventRow {
+        alarming: is_alarming(event),
         when: page.when(event.at, now),
         text: sentence(&page, event),
         device: device(event.device.as_deref().unwrap_or_default()),
@@ -83,9 +84,28 @@ pub async fn overview(
     render(&template, StatusCode::OK)
 }
 
+/// A device's name, kept as "Chrome on Linux", in the page's language.
+fn device(page: &Page, name: &str) -> String {
+    match name.split_once(" on ") {
+        Some((browser, system)) => page.language().text_with(
+            "device.browser_on",
+            &[("browser", browser), ("system", system)],
+        ),
+        None if name.is_empty() => page.t("device.unknown").into_owned(),
+        None => name.to_owned(),
+    }
+}
+
+fn is_alarming(event: &Event) -> bool {
+    let alarming = [audit::Kind::LoginFailed, audit::Kind::RefreshReused];
+    alarming.iter().any(|kind| kind.name() == event.kind)
+        || event.cause.as_deref() == Some(Cause::Theft.name())
+}
+
 fn sentence(page: &Page, event: &Event) -> String {
     let text = page.t(&format!("event.{}", event.kind)).into_owned();
     match &event.cause {
+        Some(cause) if cause == Cause::LoggedOut.name() => page.t("event.logout").into_owned(),
         Some(cause) if event.kind == audit::Kind::LoginEnded.name() => {
             format!("{text} ({})", page.t(&format!("cause.{cause}")))
         }

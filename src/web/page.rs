@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 
 use actix_web::cookie::{Cookie, SameSite, time::Duration};
+use actix_web::http::Method;
 use actix_web::http::header::ACCEPT_LANGUAGE;
 use actix_web::{HttpRequest, HttpResponse};
 use askama::Template;
@@ -187,7 +188,7 @@ struct ErrorPage<'a> {
     title: Cow<'static, str>,
     detail: Cow<'static, str>,
     request_id: &'a str,
-    action_url: &'static str,
+    action_url: String,
     action_label: Cow<'static, str>,
 }
 
@@ -199,6 +200,9 @@ pub fn error_page(
     _app: &App,
 ) -> HttpResponse {
     let page = Page::new(req, None, String::new());
+    // What may work in a moment is asked for again; the rest is left behind.
+    let here = req.uri().path_and_query().map(ToString::to_string);
+    let again = here.filter(|_| req.method() == Method::GET && error.retry_after().is_some());
     let status = error.code().status();
     let name = error.code().name();
     let template = ErrorPage {
@@ -206,8 +210,11 @@ pub fn error_page(
         title: page.t(&format!("error.{name}.title")),
         detail: page.t(&format!("error.{name}.detail")),
         request_id,
-        action_url: "/",
-        action_label: page.t("error.action.home"),
+        action_label: page.t(match again {
+            Some(_) => "error.action.retry",
+            None => "error.action.home",
+        }),
+        action_url: again.unwrap_or_else(|| "/".to_owned()),
         page,
     };
     render(&template, status).unwrap_or_else(|_| HttpResponse::new(status))

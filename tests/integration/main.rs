@@ -6,8 +6,11 @@
 )]
 
 mod actors;
+mod browser;
+mod chromium;
 mod harness;
 mod keystore;
+mod pictures;
 mod readme;
 mod session;
 mod smoke;

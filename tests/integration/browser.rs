@@ -1,0 +1,342 @@
+//! What a person meets in a real browser. Each test ends with `close`, which fails when Chromium has
+//! complained of anything on the way.
+
+use std::time::{Duration, Instant};
+
+use fantoccini::Locator;
+use fantoccini::key::Key;
+use serde_json::json;
+
+use crate::chromium::{Chromium, Setup, serve};
+use crate::harness::TestApp;
+
+#[actix_web::test]
+async fn a_person_logs_in_and_out_again() {
+    let app = serve(&[]).await;
+    let ada = Chromium::open(&app).await;
+    ada.go("/").await;
+    ada.arrive("/login?next=%2Fdashboard").await;
+    ada.fill_in("ada", TestApp::PASSWORD).await;
+    ada.arrive("/dashboard").await;
+    assert_eq!(ada.text("h1").await, "Hello, ada");
+
+    ada.click("form[action='/logout'] button").await;
+    ada.arrive("/login?reason=logged_out").await;
+    assert_eq!(
+        ada.text("[role=status]").await,
+        "You’re logged out. See you soon."
+    );
+    ada.client.back().await.expect("a page before");
+    ada.arrive("/login?next=%2Fdashboard").await;
+    ada.close().await;
+}
+
+#[actix_web::test]
+async fn after_a_wrong_password_the_name_is_still_there() {
+    let app = serve(&[]).await;
+    let ada = Chromium::open(&app).await;
+    ada.go("/login?next=%2Fdashboard%3Fpart%3D2").await;
+    ada.click("#remember").await;
+    ada.fill_in("ada@example.org", "not the password").await;
+    ada.until("document.querySelector('[role=alert]') !== null")
+        .await;
+    let form = "[login.value, password.value, remember.checked, document.activeElement.id]";
+    let left = ada.evaluate(form).await;
+    assert_eq!(left, json!(["ada@example.org", "", true, "password"]));
+
+    ada.write("#password", TestApp::PASSWORD).await;
+    ada.click("button[type=submit]").await;
+    ada.arrive("/dashboard?part=2").await;
+    ada.close().await;
+}
+
+#[actix_web::test]
+async fn a_password_can_be_looked_at() {
+    let app = serve(&[]).await;
+    let ada = Chromium::open(&app).await;
+    ada.go("/login").await;
+    ada.write("#password", "cannot be seen").await;
+    for shown in ["text", "password"] {
+        ada.click("[data-reveal]").await;
+        assert_eq!(ada.evaluate("password.type").await, shown);
+    }
+    ada.close().await;
+}
+
+#[actix_web::test]
+async fn a_ping_follows_input_and_says_how_long_ago_it_was() {
+    let app = serve(&[("GAPURA_ACTIVITY_PING_INTERVAL", "2s")]).await;
+    let ada = Chromium::open(&app).await;
+    ada.log_in("ada").await;
+    app.advance(Duration::from_secs(3600));
+    ada.touch_a_key().await;
+    ada.pings_when_there_are(1).await;
+    // The next is not due before the interval is over, and is then about this key.
+    let touched = Instant::now();
+    ada.touch_a_key().await;
+    let pings = ada.pings_when_there_are(2).await;
+    let idle = pings[1]["idle_seconds"].as_u64().expect("a number");
+    let most = touched.elapsed().as_secs() + 1;
+    assert!((1..=most).contains(&idle), "{idle} s, {most} s at most");
+
+    // The page shows what the server made of it: another 20 hours, from then on.
+    let now = app.now().millis();
+    let idle_end = "Date.parse(document.querySelector('[data-clock=idle]').dateTime)";
+    let expected = now + 20 * 3_600_000;
+    ada.until(&format!("Math.abs({idle_end} - {expected}) <= 5000"))
+        .await;
+    ada.close().await;
+}
+
+#[actix_web::test]
+async fn a_page_left_alone_sends_no_ping() {
+    let app = serve(&[("GAPURA_ACTIVITY_PING_INTERVAL", "1s")]).await;
+    let ada = Chromium::open(&app).await;
+    ada.log_in("ada").await;
+    // What a script does is not a person's input.
+    ada.evaluate("void document.dispatchEvent(new KeyboardEvent('keydown', {key: 'a'}))")
+        .await;
+    ada.until("performance.now() > 4000").await;
+    assert_eq!(ada.pings().await, Vec::<serde_json::Value>::new());
+    ada.close().await;
+}
+
+#[actix_web::test]
+async fn two_tabs_send_one_ping_between_them() {
+    let app = serve(&[("GAPURA_ACTIVITY_PING_INTERVAL", "10s")]).await;
+    let ada = Chromium::open(&app).await;
+    ada.log_in("ada").await;
+    let first = ada.client.window().await.expect("a tab");
+    let second = ada
+        .client
+        .new_window(true)
+        .await
+        .expect("a second tab")
+        .handle;
+    ada.client
+        .switch_to_window(second)
+        .await
+        .expect("to the second");
+    ada.go("/dashboard").await;
+    ada.touch_a_key().await;
+    ada.client
+        .switch_to_window(first)
+        .await
+        .expect("to the first");
+    ada.touch_a_key().await;
+    let pressed = ada.evaluate("performance.now()").await.as_f64();
+    assert!(
+        pressed.is_some_and(|at| at < 10_000.0),
+        "too slow to tell: {pressed:?}"
+    );
+
+    ada.pings_when_there_are(1).await;
+    // Both intervals are over by then, so each has had its turn.
+    ada.until("performance.now() > 24000").await;
+    assert_eq!(ada.pings().await.len(), 1);
+    ada.close().await;
+}
+
+#[actix_web::test]
+async fn a_page_left_open_sees_its_session_end_and_keeps_what_was_typed() {
+    let settings = [
+        ("GAPURA_SESSION_IDLE_TIMEOUT", "5s"),
+        ("GAPURA_ACTIVITY_PING_INTERVAL", "1s"),
+    ];
+    let app = serve(&settings).await;
+    let ada = Chromium::open(&app).await;
+    // The overview has no form to type in, so it gets one: there when the page's own scripts start.
+    let form = "document.addEventListener('readystatechange', () => {
+        if (document.readyState !== 'interactive' || location.pathname !== '/dashboard') return;
+        document.body.insertAdjacentHTML('beforeend',
+            '<form id=letter><textarea name=text></textarea><input name=new_password></form>');
+    });";
+    ada.devtools(
+        "Page.addScriptToEvaluateOnNewDocument",
+        json!({"source": form}),
+    )
+    .await;
+    ada.go("/dashboard?part=2").await;
+    ada.arrive("/login?next=%2Fdashboard%3Fpart%3D2").await;
+    ada.fill_in("ada", TestApp::PASSWORD).await;
+    ada.arrive("/dashboard?part=2").await;
+    ada.write("#letter textarea", "Dear Charles").await;
+    ada.write("#letter input", "nobody's business").await;
+
+    app.advance(Duration::from_secs(6));
+    ada.arrive("/login?reason=idle&next=%2Fdashboard%3Fpart%3D2")
+        .await;
+    let told = ada.text("[role=status]").await;
+    assert!(told.starts_with("You were away for a while"), "{told}");
+    ada.fill_in("ada", TestApp::PASSWORD).await;
+    ada.arrive("/dashboard?part=2").await;
+    let kept = "[...document.querySelectorAll('#letter [name]')].map((field) => field.value)";
+    assert_eq!(ada.evaluate(kept).await, json!(["Dear Charles", ""]));
+    ada.close().await;
+}
+
+#[actix_web::test]
+async fn a_person_is_warned_before_they_are_logged_out_and_can_stay() {
+    let settings = [
+        ("GAPURA_SESSION_IDLE_TIMEOUT", "9s"),
+        ("GAPURA_ACTIVITY_PING_INTERVAL", "2s"),
+    ];
+    let app = serve(&settings).await;
+    let ada = Chromium::open(&app).await;
+    ada.log_in("ada").await;
+    ada.until("document.querySelector('[data-stay]') !== null")
+        .await;
+    assert_eq!(ada.text(".warning h2").await, "Still there?");
+    assert_ne!(ada.text("[data-remaining]").await, "0 seconds", "in time");
+    assert_eq!(ada.pings().await.len(), 0);
+    app.advance(Duration::from_secs(6));
+    ada.press(&char::from(Key::Enter).to_string()).await;
+    ada.until("document.querySelector('[data-stay]') === null")
+        .await;
+    ada.close().await;
+}
+
+#[actix_web::test]
+async fn remember_me_brings_a_person_back_after_the_browser_was_closed() {
+    let app = serve(&[]).await;
+    let ada = Chromium::open(&app).await;
+    ada.go("/login").await;
+    ada.click("#remember").await;
+    ada.fill_in("ada", TestApp::PASSWORD).await;
+    ada.arrive("/dashboard").await;
+    let cookie = |name| ada.client.get_named_cookie(name);
+    let session = cookie("gapura_session").await.expect("a session cookie");
+    assert_eq!(session.expires(), None, "goes when the browser closes");
+    cookie("gapura_remember").await.expect("a remember cookie");
+
+    // As closing the browser does.
+    ada.client
+        .delete_cookie("gapura_session")
+        .await
+        .expect("gone");
+    app.advance(Duration::from_secs(11 * 3600));
+    ada.go("/dashboard").await;
+    assert_eq!(ada.place().await, "/dashboard");
+    let latest = ada.text(".events li:first-child .event-text").await;
+    assert_eq!(
+        latest,
+        "Came back without a password, thanks to “Remember me”"
+    );
+
+    ada.client
+        .delete_cookie("gapura_session")
+        .await
+        .expect("gone");
+    app.advance(Duration::from_secs(3601));
+    ada.go("/dashboard").await;
+    assert!(ada.place().await.starts_with("/login"), "12 hours are over");
+    ada.close().await;
+}
+
+#[actix_web::test]
+async fn everything_needed_works_without_javascript() {
+    let app = serve(&[]).await;
+    let setup = Setup {
+        javascript: false,
+        ..Setup::default()
+    };
+    let ada = Chromium::open_as(&app, setup).await;
+    ada.go("/login").await;
+    assert_eq!(
+        ada.evaluate("document.querySelector('[data-reveal]').hidden")
+            .await,
+        true
+    );
+    ada.fill_in("ada", "not the password").await;
+    assert!(ada.text("[role=alert]").await.contains("don’t match"));
+    ada.fill_in("ada", TestApp::PASSWORD).await;
+    ada.arrive("/dashboard").await;
+    assert_eq!(ada.text("[data-clock=session]").await, "in 24 hours");
+    ada.client
+        .find(Locator::LinkText("Indonesia"))
+        .await
+        .expect("a link")
+        .click()
+        .await
+        .expect("a click");
+    assert_eq!(ada.text("h1").await, "Halo, ada");
+    ada.click("form[action='/logout'] button").await;
+    ada.arrive("/login?reason=logged_out").await;
+    ada.close().await;
+}
+
+#[actix_web::test]
+async fn the_keyboard_is_enough() {
+    let app = serve(&[]).await;
+    let ada = Chromium::open(&app).await;
+    let (tab, enter) = (
+        char::from(Key::Tab).to_string(),
+        char::from(Key::Enter).to_string(),
+    );
+    ada.go("/login").await;
+    ada.press(&format!("ada{tab}")).await;
+    ada.press(TestApp::PASSWORD).await;
+    // The button that shows the password, then the box, then the button.
+    ada.press(&tab).await;
+    ada.press(&tab).await;
+    ada.press(" ").await;
+    assert_eq!(ada.evaluate("remember.checked").await, true);
+    ada.press(&tab).await;
+    ada.press(&enter).await;
+    ada.arrive("/dashboard").await;
+
+    ada.press(&tab).await;
+    assert_eq!(
+        ada.evaluate("document.activeElement.className").await,
+        "skip"
+    );
+    let visible = "document.activeElement.getBoundingClientRect().top >= 0";
+    ada.until(visible).await;
+    ada.press(&enter).await;
+    ada.until("document.activeElement.id === 'main'").await;
+    ada.go("/dashboard").await;
+    for _ in 0..12 {
+        ada.press(&tab).await;
+        if ada
+            .evaluate("document.activeElement.form?.action.endsWith('/logout') ?? false")
+            .await
+            == true
+        {
+            break;
+        }
+    }
+    ada.press(&enter).await;
+    ada.arrive("/login?reason=logged_out").await;
+    ada.close().await;
+}
+
+#[actix_web::test]
+async fn a_browser_that_speaks_indonesian_gets_indonesian() {
+    let app = serve(&[]).await;
+    let setup = Setup {
+        languages: "id",
+        ..Setup::default()
+    };
+    let ada = Chromium::open_as(&app, setup).await;
+    ada.log_in("ada").await;
+    assert_eq!(ada.evaluate("document.documentElement.lang").await, "id");
+    assert_eq!(ada.text("h1").await, "Halo, ada");
+    // Words that the page's scripts write are in the page's language as well.
+    app.advance(Duration::from_secs(3 * 3600));
+    ada.go("/dashboard").await;
+    assert_eq!(ada.text(".facts time").await, "3 jam yang lalu");
+    let title = ada
+        .evaluate("document.querySelector('.facts time').title")
+        .await;
+    let month = title.as_str().is_some_and(|title| title.contains("202"));
+    assert!(month, "{title}");
+    ada.client
+        .find(Locator::LinkText("English"))
+        .await
+        .expect("a link")
+        .click()
+        .await
+        .expect("a click");
+    assert_eq!(ada.text(".facts time").await, "3 hours ago");
+    ada.close().await;
+}

@@ -1,0 +1,207 @@
+//! Every page in both languages, light and dark, on wide and narrow screens: nothing may stick out,
+//! axe-core may find nothing, and a picture of each is kept for a person to look at.
+
+use std::path::PathBuf;
+use std::process::Command;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use serde_json::json;
+
+use crate::chromium::{Chromium, Setup, serve};
+use crate::harness::TestApp;
+
+const AXE: &str = "axe-core@4.14.1";
+const HOUR: u64 = 3600;
+
+#[actix_web::test]
+async fn every_page_in_english() {
+    every_page("en").await;
+}
+
+#[actix_web::test]
+async fn every_page_in_indonesian() {
+    every_page("id").await;
+}
+
+async fn every_page(language: &'static str) {
+    let app = serve(&[]).await;
+    let setup = Setup {
+        languages: language,
+        ..Setup::default()
+    };
+    let ada = Chromium::open_as(&app, setup).await;
+    let gallery = Gallery {
+        browser: &ada,
+        language,
+        axe: axe(),
+    };
+    ada.go("/login").await;
+    gallery.hang("login").await;
+    ada.go("/login?reason=idle&next=%2Fdashboard").await;
+    gallery.hang("login-reason").await;
+    ada.fill_in("ada", "not the password").await;
+    ada.until("document.querySelector('[role=alert]') !== null")
+        .await;
+    gallery.hang("login-failed").await;
+    ada.go("/nowhere").await;
+    gallery.hang("error-404").await;
+
+    ada.go("/login").await;
+    ada.fill_in("ada", TestApp::PASSWORD).await;
+    ada.arrive("/dashboard").await;
+    gallery.hang("dashboard-fresh").await;
+    // Five hours later, of which the last three were spent elsewhere.
+    app.advance(Duration::from_secs(2 * HOUR));
+    ada.go("/dashboard").await;
+    app.advance(Duration::from_secs(3 * HOUR));
+    gallery.hang_unvisited("dashboard-idle").await;
+    // Half an hour before the end.
+    app.advance(Duration::from_secs(9 * HOUR));
+    ada.go("/dashboard").await;
+    app.advance(Duration::from_secs(9 * HOUR + HOUR / 2));
+    ada.go("/dashboard").await;
+    gallery.hang("dashboard-end").await;
+
+    ada.click("form[action='/logout'] button").await;
+    ada.arrive("/login?reason=logged_out").await;
+    ada.click("#remember").await;
+    ada.fill_in("ada", TestApp::PASSWORD).await;
+    ada.arrive("/dashboard").await;
+    app.advance(Duration::from_secs(4 * HOUR));
+    ada.go("/dashboard").await;
+    gallery.hang("dashboard-remembered").await;
+
+    // A second node that cannot reach its Redis; cookies do not know ports.
+    let dead = [
+        ("GAPURA_PUBLIC_URL", ""),
+        ("REDIS_URL", "redis://127.0.0.1:1/0"),
+    ];
+    let blind = TestApp::join(Arc::clone(&app.installation), Arc::clone(&app.clock), &dead).await;
+    ada.client
+        .goto(&format!("{}/dashboard", blind.url))
+        .await
+        .expect("an answer");
+    gallery.hang("error-503").await;
+    ada.close().await;
+}
+
+#[actix_web::test]
+async fn a_short_session_has_its_clocks_drawn_too() {
+    let settings = [
+        ("GAPURA_SESSION_LIFETIME", "90s"),
+        ("GAPURA_SESSION_IDLE_TIMEOUT", "60s"),
+        ("GAPURA_REMEMBER_LIFETIME", "75s"),
+        ("GAPURA_ACTIVITY_PING_INTERVAL", "10s"),
+    ];
+    let app = serve(&settings).await;
+    let ada = Chromium::open(&app).await;
+    let gallery = Gallery {
+        browser: &ada,
+        language: "en",
+        axe: axe(),
+    };
+    ada.go("/login").await;
+    ada.click("#remember").await;
+    ada.fill_in("ada", TestApp::PASSWORD).await;
+    ada.arrive("/dashboard").await;
+    app.advance(Duration::from_secs(20));
+    ada.go("/dashboard").await;
+    gallery.hang("dashboard-seconds").await;
+    ada.close().await;
+}
+
+struct Gallery<'a> {
+    browser: &'a Chromium,
+    language: &'static str,
+    axe: Option<String>,
+}
+
+impl Gallery<'_> {
+    /// The page as it is, in every size and light.
+    async fn hang(&self, name: &str) {
+        let (browser, language) = (self.browser, self.language);
+        for scheme in ["light", "dark"] {
+            for width in [1280, 390, 320] {
+                browser.look(width, scheme).await;
+                let wide = browser
+                    .evaluate("document.documentElement.scrollWidth")
+                    .await;
+                assert_eq!(wide, width, "{name} sticks out in {language}");
+                browser
+                    .picture(&format!("{name}-{language}-{scheme}-{width}"))
+                    .await;
+                // What else it finds does not depend on the size.
+                if width != 390 {
+                    self.examine(&format!("{name}-{language}-{scheme}-{width}"))
+                        .await;
+                }
+            }
+        }
+        browser.look(1280, "light").await;
+    }
+
+    /// As [`Gallery::hang`], for a page that nobody came to: a script fetched it.
+    async fn hang_unvisited(&self, name: &str) {
+        let fetch = "fetch('/dashboard').then((answer) => answer.text()).then((html) => {
+            const page = new DOMParser().parseFromString(html, 'text/html');
+            document.querySelector('main').replaceWith(page.querySelector('main'));
+            return true;
+        })";
+        self.browser.until(fetch).await;
+        self.hang(name).await;
+    }
+
+    async fn examine(&self, name: &str) {
+        let Some(axe) = &self.axe else { return };
+        if self.browser.evaluate("typeof axe").await == "undefined" {
+            self.browser.evaluate(&format!("{axe};0")).await;
+        }
+        let run = "axe.run().then(({violations}) => violations.map(({id, nodes}) =>
+            [id, ...nodes.map(({html, failureSummary}) => `${html} ${failureSummary}`)]))";
+        let violations = self.browser.evaluate(run).await;
+        assert_eq!(violations, json!([]), "{name}: {violations:#}");
+    }
+}
+
+/// The text of axe-core, from npm; without npm, or the registry, the pages go unexamined, and the
+/// output says so.
+fn axe() -> Option<String> {
+    static AXE_TEXT: OnceLock<Option<String>> = OnceLock::new();
+    AXE_TEXT.get_or_init(install_axe).clone()
+}
+
+fn install_axe() -> Option<String> {
+    let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(AXE);
+    let file = folder.join("node_modules/axe-core/axe.min.js");
+    if !file.exists() {
+        let ran = Command::new("npm")
+            .args([
+                "install",
+                "--ignore-scripts",
+                "--no-audit",
+                "--no-fund",
+                "--silent",
+                "--prefix",
+            ])
+            .arg(&folder)
+            .arg(AXE)
+            .status();
+        if !ran.is_ok_and(|status| status.success()) {
+            skipped("npm could not install it");
+            return None;
+        }
+    }
+    let text = std::fs::read_to_string(file).ok();
+    if text.is_none() {
+        skipped("npm installed something else");
+    }
+    text
+}
+
+/// Past the test's own capture, which shows the output of failed tests alone.
+fn skipped(why: &str) {
+    use std::io::Write;
+    let line = format!("\nNOT EXAMINED with {AXE}: {why}\n");
+    let _ = std::io::stderr().write_all(line.as_bytes());
+}
