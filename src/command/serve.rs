@@ -32,7 +32,13 @@ pub async fn run(config: Config) -> Result<(), String> {
         println!("Sign in as {username} with the password {password}");
         println!("It is shown only this once.");
     }
-    running.server.await.map_err(|error| error.to_string())
+    running.server.await.map_err(|error| error.to_string())?;
+    running
+        .app
+        .keystore
+        .flush()
+        .await
+        .map_err(|error| error.to_string())
 }
 
 /// Makes the first administrator if there is nobody yet, and returns their name, and their password
