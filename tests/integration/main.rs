@@ -2,4 +2,6 @@
 //! which starts the Redis, PostgreSQL and browser driver that `GAPURA_TEST_…` name.
 
 mod harness;
+mod rotation_model;
 mod smoke;
+mod token_api;
