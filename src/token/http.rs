@@ -262,7 +262,8 @@ fn status(app: &App, claims: &Claims, reason: Option<Code>, now: Timestamp) -> s
     let mut status = json!({
         "valid": reason.is_none(),
         "needs_refresh": reason.is_some() || left <= app.config.clocks.refresh_threshold,
-        "time_until_expiry": left.as_secs(),
+        // In whole seconds as `expires_in` counts them, so that the two agree.
+        "time_until_expiry": (claims.exp - now.seconds()).max(0),
         "expires_at": claims.expires_at(),
         "username": claims.name,
         "role": claims.role,

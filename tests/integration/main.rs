@@ -12,5 +12,7 @@ mod harness;
 mod keystore;
 mod pictures;
 mod readme;
+mod rotation_model;
 mod session;
 mod smoke;
+mod token_api;

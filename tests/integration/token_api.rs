@@ -1,0 +1,867 @@
+//! The token API over HTTP: logging in, refreshing, logging out, and everything that must not work.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use base64::Engine;
+use base64::prelude::BASE64_URL_SAFE_NO_PAD;
+use diesel::prelude::*;
+use diesel::sql_types::BigInt;
+use futures_util::future::{join, join_all};
+use gapura::account::Role;
+use gapura::keys;
+use gapura::login::{self, Cause};
+use gapura::vault::AppKeys;
+use jsonwebtoken::{Algorithm, EncodingKey};
+use reqwest::{Method, RequestBuilder, Response};
+use serde_json::{Value, json};
+
+use crate::harness::{Backend, TestApp};
+
+const SECOND: Duration = Duration::from_secs(1);
+const GRACE: Duration = Duration::from_secs(10);
+const DAY: Duration = Duration::from_secs(86_400);
+const STRICT: &[(&str, &str)] = &[("GAPURA_REFRESH_GRACE", "0s")];
+
+/// What a program holds.
+#[derive(Clone, Debug)]
+struct Pair {
+    access: String,
+    refresh: String,
+}
+
+impl Pair {
+    fn of(body: &Value) -> Self {
+        let text = |name: &str| body["data"][name].as_str().expect(name).to_owned();
+        Self {
+            access: text("access_token"),
+            refresh: text("refresh_token"),
+        }
+    }
+}
+
+impl TestApp {
+    fn call(&self, method: Method, path: &str) -> RequestBuilder {
+        self.http.request(method, format!("{}{path}", self.url))
+    }
+
+    async fn log_in(&self, name: &str) -> Pair {
+        let body = json!({"username": name, "password": Self::PASSWORD, "device_name": "a test"});
+        let answer = self.post_json("/api/v1/auth/token", &body).await;
+        Pair::of(&good(answer).await)
+    }
+
+    async fn present(&self, refresh: &str) -> Response {
+        let body = json!({ "refresh_token": refresh });
+        self.post_json("/api/v1/auth/refresh", &body).await
+    }
+
+    async fn refresh(&self, pair: &Pair) -> Pair {
+        Pair::of(&good(self.present(&pair.refresh).await).await)
+    }
+
+    async fn me(&self, access: &str) -> Response {
+        let request = self.call(Method::GET, "/api/v1/me").bearer_auth(access);
+        request.send().await.expect("an answer")
+    }
+
+    async fn log_out(&self, access: &str) -> Response {
+        let request = self.call(Method::POST, "/api/v1/auth/logout");
+        request.bearer_auth(access).send().await.expect("an answer")
+    }
+
+    /// A number that only the database knows.
+    async fn count(&self, query: String) -> i64 {
+        #[derive(QueryableByName)]
+        struct Row {
+            #[diesel(sql_type = BigInt)]
+            number: i64,
+        }
+        let read = self.app.db.read(move |conn| {
+            let row: Row = match conn {
+                gapura::db::AnyConnection::Sqlite(conn) => {
+                    diesel::sql_query(query).get_result(conn)?
+                }
+                gapura::db::AnyConnection::Postgres(conn) => {
+                    diesel::sql_query(query).get_result(conn)?
+                }
+            };
+            Ok(row.number)
+        });
+        read.await.expect("the database answers")
+    }
+
+    async fn live_tokens(&self, pair: &Pair) -> i64 {
+        let login = login_of(pair);
+        let of_login = format!("WHERE login_id = '{login}' AND superseded_at IS NULL");
+        self.count(format!(
+            "SELECT COUNT(*) AS number FROM rotating_tokens {of_login}"
+        ))
+        .await
+    }
+
+    async fn counter(&self, pair: &Pair) -> i64 {
+        let login = login_of(pair);
+        self.count(format!(
+            "SELECT MAX(counter) AS number FROM rotating_tokens WHERE login_id = '{login}'"
+        ))
+        .await
+    }
+}
+
+fn claims_of(access: &str) -> Value {
+    let body = access.split('.').nth(1).expect("three parts");
+    let body = BASE64_URL_SAFE_NO_PAD.decode(body).expect("base64");
+    serde_json::from_slice(&body).expect("JSON")
+}
+
+fn login_of(pair: &Pair) -> String {
+    claims_of(&pair.access)["sid"]
+        .as_str()
+        .expect("sid")
+        .to_owned()
+}
+
+async fn good(answer: Response) -> Value {
+    let status = answer.status();
+    let body = answer.text().await.expect("a body");
+    assert_eq!(status, 200, "{body}");
+    serde_json::from_str(&body).expect("JSON")
+}
+
+/// The whole of a problem: its shape is the same everywhere.
+async fn refused(answer: Response, status: u16, code: &str) {
+    assert_eq!(answer.status(), status);
+    let header = |name: &str| {
+        let value = answer.headers().get(name).expect(name);
+        value.to_str().expect("text").to_owned()
+    };
+    assert_eq!(header("content-type"), "application/problem+json");
+    assert_eq!(header("cache-control"), "no-store");
+    if status == 401 {
+        assert!(header("www-authenticate").starts_with("Bearer "));
+    }
+    let request_id = header("x-request-id");
+    assert!(!answer.headers().contains_key("set-cookie"));
+    let body: Value = answer.json().await.expect("JSON");
+    let detail = body["detail"].as_str().expect("a sentence").to_owned();
+    assert_eq!(
+        body,
+        json!({
+            "type": format!("urn:gapura:problem:{code}"),
+            "title": body["title"].as_str().expect("a title"),
+            "status": status,
+            "detail": detail,
+            "message": detail,
+            "code": code,
+            "request_id": request_id,
+        })
+    );
+}
+
+#[actix_web::test]
+async fn a_program_logs_in_refreshes_and_logs_out() {
+    for backend in Backend::ALL {
+        let app = TestApp::start(backend).await;
+        let body = json!({"email": "ADA@example.org", "password": TestApp::PASSWORD});
+        let answer = good(app.post_json("/api/v1/auth/token", &body).await).await;
+        let first = Pair::of(&answer);
+        let id = claims_of(&first.access)["sub"].clone();
+        let user = json!({"id": id, "username": "ada", "email": "ada@example.org", "name": "ada", "role": "user"});
+        let expected = |message: &str, pair: &Pair| {
+            json!({"status": 200, "message": message, "data": {
+                "access_token": pair.access, "refresh_token": pair.refresh, "token_type": "bearer",
+                "expires_in": 1800, "refresh_expires_in": 7 * 86_400, "user": user,
+            }})
+        };
+        assert_eq!(answer, expected("Logged in.", &first));
+
+        app.advance(SECOND);
+        let answer = good(app.present(&first.refresh).await).await;
+        let second = Pair::of(&answer);
+        assert_eq!(answer, expected("Refreshed.", &second));
+        assert_ne!(first.refresh, second.refresh);
+        let me = good(app.me(&second.access).await).await;
+        assert_eq!(me["data"]["username"], "ada");
+
+        let status = app.call(Method::GET, "/api/v1/auth/token-status");
+        let status = status.bearer_auth(&second.access).send().await;
+        let status = good(status.expect("an answer")).await;
+        assert_eq!(status["data"]["valid"], true);
+        assert_eq!(status["data"]["needs_refresh"], false);
+        assert_eq!(status["data"]["time_until_expiry"], 1800);
+
+        let ping = app.call(Method::POST, "/api/update-activity");
+        good(
+            ping.bearer_auth(&second.access)
+                .send()
+                .await
+                .expect("an answer"),
+        )
+        .await;
+
+        good(app.log_out(&second.access).await).await;
+        for access in [&first.access, &second.access] {
+            refused(app.me(access).await, 401, "token_revoked").await;
+        }
+        let status = app.call(Method::GET, "/api/v1/auth/token-status");
+        let status = status.bearer_auth(&second.access).send().await;
+        let status = good(status.expect("an answer")).await;
+        assert_eq!(status["data"]["valid"], false);
+        assert_eq!(status["data"]["reason"], "token_revoked");
+        refused(app.present(&second.refresh).await, 401, "refresh_reused").await;
+    }
+}
+
+#[actix_web::test]
+async fn the_refresh_token_is_read_from_the_body_then_the_header_then_the_cookie() {
+    for backend in Backend::ALL {
+        let app = TestApp::start(backend).await;
+        let (in_body, in_header, in_cookie) = (
+            app.log_in("ada").await,
+            app.log_in("bob").await,
+            app.log_in("root").await,
+        );
+        let request = || app.call(Method::POST, "/api/v1/auth/refresh");
+        let with_cookie =
+            || request().header("cookie", format!("refresh_token={}", in_cookie.refresh));
+        let with_header = || with_cookie().header("x-refresh-token", &in_header.refresh);
+        let with_body = || with_header().json(&json!({"refresh_token": in_body.refresh}));
+        for (request, name) in [(with_body(), "ada"), (with_header(), "bob")] {
+            let body = good(request.send().await.expect("an answer")).await;
+            assert_eq!(body["data"]["user"]["username"], name);
+        }
+        let foreign = with_cookie().header("sec-fetch-site", "cross-site");
+        refused(foreign.send().await.expect("an answer"), 403, "csrf_failed").await;
+        let answer = with_cookie().send().await.expect("an answer");
+        let cookie = answer.headers()["set-cookie"]
+            .to_str()
+            .expect("text")
+            .to_owned();
+        for part in [
+            "refresh_token=",
+            "; HttpOnly",
+            "; SameSite=Strict",
+            "; Path=/api",
+            "; Max-Age=604800",
+        ] {
+            assert!(cookie.contains(part), "{cookie}");
+        }
+        let body = good(answer).await;
+        assert_eq!(body["data"]["user"]["username"], "root");
+        assert_eq!(body["data"].get("refresh_token"), None);
+        refused(
+            request().send().await.expect("an answer"),
+            401,
+            "refresh_missing",
+        )
+        .await;
+    }
+}
+
+#[actix_web::test]
+async fn twenty_presentations_at_once_all_succeed_and_leave_one_successor() {
+    for backend in Backend::ALL {
+        let app = TestApp::start(backend).await;
+        let other = match backend {
+            Backend::Shared => Some(
+                TestApp::join(Arc::clone(&app.installation), Arc::clone(&app.clock), &[]).await,
+            ),
+            Backend::Embedded => None,
+        };
+        let mut pair = app.log_in("ada").await;
+        for round in 1..=40 {
+            let nodes = [&app, other.as_ref().unwrap_or(&app)];
+            let presented = (0..20).map(|i| nodes[i % 2].present(&pair.refresh));
+            let mut given = HashSet::new();
+            for answer in join_all(presented).await {
+                given.insert(Pair::of(&good(answer).await).refresh);
+            }
+            assert_eq!(given.len(), 1, "{backend:?}");
+            assert_eq!(app.live_tokens(&pair).await, 1);
+            assert_eq!(app.counter(&pair).await, round);
+            pair.refresh = given.into_iter().next().expect("one");
+        }
+    }
+}
+
+#[actix_web::test]
+async fn nothing_minted_by_a_refresh_survives_a_logout_beside_it() {
+    for backend in Backend::ALL {
+        let app = TestApp::start(backend).await;
+        for round in 0..100 {
+            let pair = app.log_in("ada").await;
+            let (refreshed, logged_out) = if round % 2 == 0 {
+                join(app.present(&pair.refresh), app.log_out(&pair.access)).await
+            } else {
+                let (out, refreshed) =
+                    join(app.log_out(&pair.access), app.present(&pair.refresh)).await;
+                (refreshed, out)
+            };
+            good(logged_out).await;
+            let minted = match refreshed.status().as_u16() {
+                200 => Pair::of(&good(refreshed).await),
+                _ => {
+                    refused(refreshed, 401, "refresh_reused").await;
+                    continue;
+                }
+            };
+            refused(app.me(&minted.access).await, 401, "token_revoked").await;
+            refused(app.present(&minted.refresh).await, 401, "refresh_reused").await;
+        }
+    }
+}
+
+#[actix_web::test]
+async fn in_strict_mode_fifty_at_once_give_one_success_and_end_the_login() {
+    for backend in Backend::ALL {
+        let app = TestApp::start_with(backend, STRICT).await;
+        for _ in 0..5 {
+            let pair = app.log_in("ada").await;
+            let answers = join_all((0..50).map(|_| app.present(&pair.refresh))).await;
+            let mut minted = Vec::new();
+            for answer in answers {
+                if answer.status() == 200 {
+                    minted.push(Pair::of(&good(answer).await));
+                } else {
+                    refused(answer, 401, "refresh_reused").await;
+                }
+            }
+            assert_eq!(minted.len(), 1, "{backend:?}");
+            refused(app.me(&minted[0].access).await, 401, "token_revoked").await;
+            refused(app.present(&minted[0].refresh).await, 401, "refresh_reused").await;
+        }
+    }
+}
+
+#[actix_web::test]
+async fn in_strict_mode_the_first_of_three_rotations_in_a_second_is_theft_also_after_a_restart() {
+    for backend in Backend::ALL {
+        for restarted in [false, true] {
+            let mut app = TestApp::start_with(backend, STRICT).await;
+            let first = app.log_in("ada").await;
+            let mut newest = first.clone();
+            for _ in 0..3 {
+                app.advance(Duration::from_millis(300));
+                newest = app.refresh(&newest).await;
+            }
+            if restarted {
+                let (installation, clock) = (Arc::clone(&app.installation), Arc::clone(&app.clock));
+                drop(app);
+                app = TestApp::join(installation, clock, STRICT).await;
+            }
+            refused(app.present(&first.refresh).await, 401, "refresh_reused").await;
+            refused(app.present(&newest.refresh).await, 401, "refresh_reused").await;
+            refused(app.me(&newest.access).await, 401, "token_revoked").await;
+        }
+    }
+}
+
+#[actix_web::test]
+async fn theft_kills_the_newest_token_and_the_access_tokens_at_once_and_is_recorded() {
+    for backend in Backend::ALL {
+        let app = TestApp::start(backend).await;
+        let other_login = app.log_in("ada").await;
+        let first = app.log_in("ada").await;
+        let second = app.refresh(&first).await;
+        app.advance(GRACE);
+        let third = app.refresh(&second).await;
+        // `third` is within its grace; that is no excuse.
+        refused(app.present(&first.refresh).await, 401, "refresh_reused").await;
+        for pair in [&first, &second, &third] {
+            refused(app.me(&pair.access).await, 401, "token_revoked").await;
+            refused(app.present(&pair.refresh).await, 401, "refresh_reused").await;
+        }
+        good(app.me(&other_login.access).await).await;
+        let login = login_of(&first);
+        let ended = format!(
+            "SELECT COUNT(*) AS number FROM logins WHERE id = '{login}' AND ended_cause = 'theft'"
+        );
+        assert_eq!(app.count(ended).await, 1);
+        let recorded = format!(
+            "SELECT COUNT(*) AS number FROM audit_events WHERE login_id = '{login}' AND kind = 'login_ended'"
+        );
+        assert_eq!(app.count(recorded).await, 1);
+    }
+}
+
+#[actix_web::test]
+async fn a_lost_answer_is_given_again_as_one_of_at_most_five_siblings() {
+    for backend in Backend::ALL {
+        let app = TestApp::start(backend).await;
+        let first = app.log_in("ada").await;
+        let mut siblings = Vec::new();
+        for _ in 0..7 {
+            let given = app.refresh(&first).await;
+            app.advance(GRACE - SECOND);
+            assert_eq!(app.refresh(&first).await.refresh, given.refresh);
+            siblings.push(given.refresh);
+            app.advance(SECOND);
+        }
+        let distinct: HashSet<_> = siblings.iter().collect();
+        assert_eq!(distinct.len(), 5, "{backend:?}");
+        assert_eq!(siblings[4], siblings[6]);
+        // The first to be used goes on, whichever it is.
+        let winner = Pair {
+            refresh: siblings[1].clone(),
+            ..first.clone()
+        };
+        let next = app.refresh(&winner).await;
+        refused(app.present(&siblings[4]).await, 401, "refresh_reused").await;
+        refused(app.present(&next.refresh).await, 401, "refresh_reused").await;
+    }
+}
+
+#[actix_web::test]
+async fn an_unused_refresh_token_expires_and_no_login_outlives_its_lifetime() {
+    for backend in Backend::ALL {
+        let app = TestApp::start(backend).await;
+        let unused = app.log_in("ada").await;
+        app.advance(DAY * 7 - SECOND);
+        let mut pair = app.refresh(&unused).await;
+        app.advance(DAY * 7);
+        refused(app.present(&pair.refresh).await, 401, "refresh_expired").await;
+
+        pair = app.log_in("ada").await;
+        for _ in 0..4 {
+            app.advance(DAY * 7 - SECOND);
+            pair = app.refresh(&pair).await;
+        }
+        app.advance(DAY + Duration::from_secs(4) - SECOND * 600);
+        let body = good(app.present(&pair.refresh).await).await;
+        // 29 days less ten minutes have gone by.
+        assert_eq!(body["data"]["refresh_expires_in"], 86_400 + 600);
+        pair = Pair::of(&body);
+        app.advance(DAY);
+        let body = good(app.present(&pair.refresh).await).await;
+        assert_eq!(body["data"]["expires_in"], 600);
+        assert_eq!(body["data"]["refresh_expires_in"], 600);
+        pair = Pair::of(&body);
+        app.advance(SECOND * 600);
+        refused(app.me(&pair.access).await, 401, "token_expired").await;
+        refused(app.present(&pair.refresh).await, 401, "refresh_expired").await;
+    }
+}
+
+#[actix_web::test]
+async fn forged_refresh_tokens_cost_no_query() {
+    let app = TestApp::start(Backend::Shared).await;
+    let pair = app.log_in("ada").await;
+    let database = app.installation.settings.iter();
+    let database = database
+        .filter(|(name, _)| name == "DATABASE_URL")
+        .map(|(_, url)| url.rsplit_once('/').expect("a database").1.to_owned())
+        .next()
+        .expect("a database");
+    let admin = std::env::var("GAPURA_TEST_POSTGRES_URL").expect("tests/run");
+    let mut admin = PgConnection::establish(&admin).expect("PostgreSQL answers");
+    diesel::connection::SimpleConnection::batch_execute(
+        &mut admin,
+        &format!(
+            "ALTER DATABASE {database} ALLOW_CONNECTIONS false; \
+             SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{database}'"
+        ),
+    )
+    .expect("the database is closed");
+    let mut flipped = pair.refresh.clone().into_bytes();
+    flipped[40] = if flipped[40] == b'A' { b'B' } else { b'A' };
+    let flipped = String::from_utf8(flipped).expect("text");
+    let forged = [
+        "x".to_owned(),
+        "A".repeat(64),
+        flipped,
+        pair.access.clone(),
+        format!("{} ", pair.refresh),
+    ];
+    for forged in forged {
+        refused(app.present(&forged).await, 401, "refresh_invalid").await;
+    }
+    refused_for_now(app.present(&pair.refresh).await).await;
+}
+
+async fn refused_for_now(answer: Response) {
+    assert!(answer.headers().contains_key("retry-after"));
+    refused(answer, 503, "unavailable").await;
+}
+
+#[actix_web::test]
+async fn a_disabled_person_gets_nothing_more() {
+    for backend in Backend::ALL {
+        let app = TestApp::start(backend).await;
+        let eve = app.add_user("eve", Role::User).await;
+        let pair = app.log_in("eve").await;
+        let (now, id) = (app.now(), eve.id.clone());
+        let disabled = app.app.db.write(move |conn| {
+            gapura::account::set_disabled(conn, &id, Some(now))?;
+            login::end_all_of(conn, &id, Cause::Revoked, None, now)
+        });
+        disabled.await.expect("disabled");
+        refused(app.present(&pair.refresh).await, 401, "refresh_reused").await;
+        // Who had already shown the right password is too late as well.
+        let client = login::Client {
+            device: String::new(),
+            ip: String::new(),
+        };
+        let begun = app
+            .app
+            .db
+            .write(move |conn| login::begin(conn, &eve, login::Kind::Api, &client, DAY, now));
+        assert!(begun.await.expect("an answer").is_none());
+    }
+}
+
+#[actix_web::test]
+async fn a_logout_by_refresh_token_needs_the_same_login_as_the_expired_jwt_beside_it() {
+    let app = TestApp::start(Backend::Embedded).await;
+    let (ada, bob) = (app.log_in("ada").await, app.log_in("bob").await);
+    app.advance(Duration::from_secs(1800));
+    let with = |pair: &Pair, refresh: &str| {
+        let request = app.call(Method::POST, "/api/v1/auth/logout");
+        request
+            .bearer_auth(&pair.access)
+            .json(&json!({"refresh_token": refresh}))
+            .send()
+    };
+    refused(app.log_out(&ada.access).await, 401, "token_expired").await;
+    refused(
+        with(&ada, &bob.refresh).await.expect("an answer"),
+        401,
+        "token_mismatch",
+    )
+    .await;
+    let body = json!({"refresh_token": bob.refresh});
+    good(with(&ada, &ada.refresh).await.expect("an answer")).await;
+    good(app.post_json("/api/v1/auth/logout", &body).await).await;
+    for pair in [ada, bob] {
+        refused(app.present(&pair.refresh).await, 401, "refresh_reused").await;
+    }
+}
+
+#[actix_web::test]
+async fn an_end_is_known_on_every_node_within_a_second_with_and_without_redis() {
+    for settings in [&[][..], &[("REDIS_URL", "")][..]] {
+        let app = TestApp::start_with(Backend::Shared, settings).await;
+        let (installation, clock) = (Arc::clone(&app.installation), Arc::clone(&app.clock));
+        let other = TestApp::join(installation, clock, settings).await;
+        let pair = app.log_in("ada").await;
+        good(other.me(&pair.access).await).await;
+        good(app.log_out(&pair.access).await).await;
+        refused(app.me(&pair.access).await, 401, "token_revoked").await;
+        let known = async {
+            while other.me(&pair.access).await.status() == 200 {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        tokio::time::timeout(SECOND, known)
+            .await
+            .expect("within a second");
+        refused(other.me(&pair.access).await, 401, "token_revoked").await;
+    }
+}
+
+/// Signs what it is told to with the server's own key, or another.
+struct Forger {
+    key: EncodingKey,
+    kid: String,
+    secret: Vec<u8>,
+    claims: Value,
+}
+
+impl Forger {
+    async fn of(app: &TestApp, pair: &Pair) -> Self {
+        let app_keys = AppKeys::load(&app.app.config).expect("app keys");
+        let keys = keys::load(&app.app.db, app_keys, app.now()).await;
+        let signing = keys.expect("keys").signing.remove(0);
+        let secret = signing.secret.expose().clone();
+        Self {
+            key: EncodingKey::from_secret(&secret),
+            kid: signing.id,
+            secret,
+            claims: claims_of(&pair.access),
+        }
+    }
+
+    /// A token of these very bytes, truly signed.
+    fn raw(&self, header: &str, claims: &str) -> String {
+        let text = |part: &str| BASE64_URL_SAFE_NO_PAD.encode(part);
+        let message = format!("{}.{}", text(header), text(claims));
+        let signature = jsonwebtoken::crypto::sign(message.as_bytes(), &self.key, Algorithm::HS256)
+            .expect("a signature");
+        format!("{message}.{signature}")
+    }
+
+    fn header(&self) -> Value {
+        json!({"typ": "JWT", "alg": "HS256", "kid": self.kid})
+    }
+
+    fn with_header(&self, name: &str, value: Value) -> String {
+        let mut header = self.header();
+        header[name] = value;
+        self.raw(&header.to_string(), &self.claims.to_string())
+    }
+
+    fn with_claim(&self, name: &str, value: Option<Value>) -> String {
+        let mut claims = self.claims.clone();
+        match value {
+            Some(value) => claims[name] = value,
+            None => drop(claims.as_object_mut().expect("an object").remove(name)),
+        }
+        self.raw(&self.header().to_string(), &claims.to_string())
+    }
+}
+
+#[actix_web::test]
+async fn a_forged_access_token_is_invalid_whatever_it_claims() {
+    for backend in Backend::ALL {
+        let app = TestApp::start(backend).await;
+        let pair = app.log_in("ada").await;
+        let forger = Forger::of(&app, &pair).await;
+        let (header, claims) = (forger.header().to_string(), forger.claims.to_string());
+        let genuine = forger.raw(&header, &claims);
+        good(app.me(&genuine).await).await;
+        let [head, body, signature] = genuine.split('.').collect::<Vec<_>>()[..] else {
+            panic!("three parts");
+        };
+        let text = |part: &str| BASE64_URL_SAFE_NO_PAD.encode(part);
+        let mut forged = Vec::new();
+        for alg in [
+            "none", "None", "NONE", "nOnE", "none ", "", "HS384", "HS512", "RS256", "ES256",
+            "EdDSA",
+        ] {
+            let unsigned = json!({"typ": "JWT", "alg": alg, "kid": forger.kid}).to_string();
+            forged.push(format!("{}.{body}.", text(&unsigned)));
+            forged.push(format!("{}.{body}.{signature}", text(&unsigned)));
+            forged.push(forger.with_header("alg", json!(alg)));
+        }
+        // Signed with a key that came along, is known to everybody, or belongs to nobody.
+        for secret in [
+            &b""[..],
+            b"secret",
+            b"gapura",
+            &[0; 32],
+            forger.kid.as_bytes(),
+        ] {
+            for with in [
+                json!({}),
+                json!({"jwk": {"kty": "oct", "k": BASE64_URL_SAFE_NO_PAD.encode(secret)}}),
+                json!({"jku": "http://127.0.0.1:9/jwks.json"}),
+                json!({"x5u": "http://127.0.0.1:9/cert"}),
+                json!({"x5c": ["AA=="]}),
+            ] {
+                let mut header = forger.header();
+                header
+                    .as_object_mut()
+                    .expect("an object")
+                    .extend(with.as_object().expect("one").clone());
+                let other = Forger {
+                    key: EncodingKey::from_secret(secret),
+                    kid: String::new(),
+                    secret: Vec::new(),
+                    claims: Value::Null,
+                };
+                forged.push(other.raw(&header.to_string(), &claims));
+            }
+        }
+        for kid in [
+            json!(null),
+            json!(""),
+            json!(["a"]),
+            json!({}),
+            json!(1),
+            json!("' OR '1'='1"),
+            json!("../../app.key"),
+            json!("/dev/null"),
+            json!("x".repeat(10_240)),
+            json!(format!("{}\0", forger.kid)),
+        ] {
+            forged.push(forger.with_header("kid", kid));
+        }
+        forged.push(forger.raw(&json!({"typ": "JWT", "alg": "HS256"}).to_string(), &claims));
+        forged.push(forger.with_header("crit", json!(["exp"])));
+        forged.push(forger.with_header("crit", json!([])));
+        forged.push(forger.with_header("typ", json!("at+jwt")));
+        // Five parts, padding, whitespace, missing parts, flipped bits.
+        forged.push(format!("{genuine}.AAAA.AAAA"));
+        forged.push(format!("{head}.{body}"));
+        forged.push(format!("{head}.{body}.{signature}="));
+        forged.push(format!("{head}=.{body}.{signature}"));
+        forged.push(format!(" {genuine}"));
+        forged.push(format!("{head}. {body}.{signature}"));
+        forged.push(format!("{genuine},{genuine}"));
+        forged.push(format!("{head}.{body}.{}", "A".repeat(signature.len())));
+        forged.push("..".to_owned());
+        forged.push("x".to_owned());
+        forged.push("x".repeat(8000));
+        forged.push(forger.raw(&header, &claims.replacen('{', "{\"role\":\"admin\",", 1)));
+        forged.push(forger.raw(&header, &claims.replacen('{', "{\"exp\":9999999999,", 1)));
+        forged.push(forger.raw(&header.replacen('{', "{\"alg\":\"none\",", 1), &claims));
+        for name in [
+            "iss",
+            "aud",
+            "exp",
+            "nbf",
+            "iat",
+            "sub",
+            "sid",
+            "jti",
+            "auth_time",
+            "role",
+        ] {
+            forged.push(forger.with_claim(name, None));
+            forged.push(forger.with_claim(name, Some(json!(null))));
+            forged.push(forger.with_claim(name, Some(json!({}))));
+        }
+        forged.push(forger.with_claim("iss", Some(json!("http://evil.example"))));
+        forged.push(forger.with_claim("aud", Some(json!("evil"))));
+        forged.push(forger.with_claim("aud", Some(json!([]))));
+        for name in ["nbf", "iat"] {
+            forged.push(forger.with_claim(name, Some(json!(app.now().seconds() + 6))));
+            good(
+                app.me(&forger.with_claim(name, Some(json!(app.now().seconds() + 5))))
+                    .await,
+            )
+            .await;
+        }
+        // Other tokens in its place.
+        forged.push(pair.refresh.clone());
+        for forged in &forged {
+            refused(app.me(forged).await, 401, "token_invalid").await;
+        }
+        // A login that does not exist has surely not begun; and nobody says more of it.
+        let strange = app.me(&forger.with_claim("sid", Some(json!("x")))).await;
+        refused(strange, 401, "token_revoked").await;
+        assert_eq!(forger.secret.len(), 32);
+        for headers in [
+            ["Bearer a", "Bearer b"],
+            [&format!("Bearer {genuine}"), "Bearer b"],
+        ] {
+            let mut request = app.call(Method::GET, "/api/v1/me");
+            for value in headers {
+                request = request.header("authorization", value);
+            }
+            refused(
+                request.send().await.expect("an answer"),
+                401,
+                "token_invalid",
+            )
+            .await;
+        }
+        refused(
+            app.call(Method::GET, "/api/v1/me")
+                .send()
+                .await
+                .expect("an answer"),
+            401,
+            "token_missing",
+        )
+        .await;
+        app.advance(Duration::from_secs(1800));
+        refused(app.me(&genuine).await, 401, "token_expired").await;
+    }
+}
+
+/// The real program, on real time.
+struct Process {
+    child: std::process::Child,
+    url: String,
+}
+
+impl Process {
+    fn start(data_dir: &std::path::Path) -> Self {
+        let mut child = std::process::Command::new(env!("CARGO_BIN_EXE_gapura"))
+            .env("GAPURA_DATA_DIR", data_dir)
+            .env("GAPURA_BIND", "127.0.0.1:0")
+            .env("GAPURA_WORKERS", "2")
+            .env("GAPURA_ADMIN_USERNAME", "root")
+            .env("GAPURA_ADMIN_PASSWORD", TestApp::PASSWORD)
+            .current_dir(data_dir)
+            .stdout(std::process::Stdio::piped())
+            .stderr(std::process::Stdio::null())
+            .spawn()
+            .expect("it starts");
+        let mut said = String::new();
+        let stdout = child.stdout.as_mut().expect("its output");
+        std::io::BufRead::read_line(&mut std::io::BufReader::new(stdout), &mut said)
+            .expect("a line");
+        let url = said
+            .trim()
+            .rsplit(' ')
+            .next()
+            .expect("an address")
+            .to_owned();
+        Self { child, url }
+    }
+
+    fn kill(&mut self) {
+        self.child.kill().expect("it can be killed");
+        self.child.wait().expect("it is gone");
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[actix_web::test]
+async fn after_a_kill_at_any_moment_every_client_goes_on_with_what_it_holds() {
+    let dir = tempfile::TempDir::new().expect("a directory");
+    let http = reqwest::Client::new();
+    let post =
+        |url: &str, path: &str, body: Value| http.post(format!("{url}{path}")).json(&body).send();
+    let mut process = Process::start(dir.path());
+    let mut held = Vec::new();
+    for _ in 0..8 {
+        let body = json!({"username": "root", "password": TestApp::PASSWORD});
+        let answer = post(&process.url, "/api/v1/auth/token", body)
+            .await
+            .expect("an answer");
+        held.push(Pair::of(&good(answer).await).refresh);
+    }
+    for round in 0..20 {
+        let (url, rotated) = (process.url.clone(), std::cell::Cell::new(0));
+        let clients = join_all(held.iter_mut().map(|held| async {
+            // Until the server is gone; what an answer that is cut off said is lost.
+            while let Ok(answer) = post(
+                &url,
+                "/api/v1/auth/refresh",
+                json!({"refresh_token": *held}),
+            )
+            .await
+            {
+                assert_eq!(answer.status(), 200);
+                let Ok(body) = answer.json().await else { break };
+                *held = Pair::of(&body).refresh;
+                rotated.set(rotated.get() + 1);
+            }
+        }));
+        let killed = async {
+            while rotated.get() < 10 + round {
+                tokio::task::yield_now().await;
+            }
+            process.kill();
+        };
+        join(clients, killed).await;
+        process = Process::start(dir.path());
+        for held in &mut held {
+            let body = json!({"refresh_token": *held});
+            let answer = post(&process.url, "/api/v1/auth/refresh", body)
+                .await
+                .expect("an answer");
+            *held = Pair::of(&good(answer).await).refresh;
+        }
+    }
+    process.kill();
+    let file = dir.path().join("gapura.db");
+    let mut conn = SqliteConnection::establish(file.to_str().expect("UTF-8")).expect("it opens");
+    #[derive(QueryableByName)]
+    struct Integrity {
+        #[diesel(sql_type = diesel::sql_types::Text)]
+        integrity_check: String,
+    }
+    let check = diesel::sql_query("PRAGMA integrity_check").get_result::<Integrity>(&mut conn);
+    assert_eq!(check.expect("an answer").integrity_check, "ok");
+}
