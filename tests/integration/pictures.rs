@@ -6,6 +6,7 @@ use std::process::Command;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use gapura::account::{self, Role, User};
 use serde_json::json;
 
 use crate::chromium::{Chromium, Setup, serve};
@@ -16,16 +17,17 @@ const HOUR: u64 = 3600;
 
 #[actix_web::test]
 async fn every_page_in_english() {
-    every_page("en").await;
+    every_page("en", "Grace Hopper").await;
 }
 
 #[actix_web::test]
 async fn every_page_in_indonesian() {
-    every_page("id").await;
+    every_page("id", "Ni Luh Made Ayu Kusumawardhani").await;
 }
 
-async fn every_page(language: &'static str) {
+async fn every_page(language: &'static str, name: &str) {
     let app = serve(&[]).await;
+    add_person(&app, name).await;
     let setup = Setup {
         languages: language,
         ..Setup::default()
@@ -40,7 +42,7 @@ async fn every_page(language: &'static str) {
     gallery.hang("login").await;
     ada.go("/login?reason=idle&next=%2Fdashboard").await;
     gallery.hang("login-reason").await;
-    ada.fill_in("ada", "not the password").await;
+    ada.fill_in("person", "not the password").await;
     ada.until("document.querySelector('[role=alert]') !== null")
         .await;
     gallery.hang("login-failed").await;
@@ -48,7 +50,7 @@ async fn every_page(language: &'static str) {
     gallery.hang("error-404").await;
 
     ada.go("/login").await;
-    ada.fill_in("ada", TestApp::PASSWORD).await;
+    ada.fill_in("person", TestApp::PASSWORD).await;
     ada.arrive("/dashboard").await;
     gallery.hang("dashboard-fresh").await;
     // Five hours later, of which the last three were spent elsewhere.
@@ -66,7 +68,7 @@ async fn every_page(language: &'static str) {
     ada.click("form[action='/logout'] button").await;
     ada.arrive("/login?reason=logged_out").await;
     ada.click("#remember").await;
-    ada.fill_in("ada", TestApp::PASSWORD).await;
+    ada.fill_in("person", TestApp::PASSWORD).await;
     ada.arrive("/dashboard").await;
     app.advance(Duration::from_secs(4 * HOUR));
     ada.go("/dashboard").await;
@@ -109,6 +111,23 @@ async fn a_short_session_has_its_clocks_drawn_too() {
     ada.go("/dashboard").await;
     gallery.hang("dashboard-seconds").await;
     ada.close().await;
+}
+
+/// Somebody whose name is not their username.
+async fn add_person(app: &TestApp, name: &str) {
+    let ada = app.app.db.read(|conn| account::by_login_name(conn, "ada"));
+    let hash = ada.await.expect("a database").expect("ada").password_hash;
+    let (username, email) = ("person".to_owned(), "person@example.org".to_owned());
+    let person = User::new(
+        username,
+        email,
+        name.to_owned(),
+        Role::User,
+        hash,
+        app.now(),
+    );
+    let added = app.app.db.write(move |conn| account::insert(conn, &person));
+    added.await.expect("a person");
 }
 
 struct Gallery<'a> {
