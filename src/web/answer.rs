@@ -18,6 +18,7 @@ use url::form_urlencoded;
 use super::{origin, page};
 use crate::app::App;
 use crate::error::{AppError, Code};
+use crate::session::cookies;
 
 /// The id under which a request is logged, and which its answer carries.
 #[derive(Clone)]
@@ -66,9 +67,10 @@ fn dress_of(path: &str) -> Dress {
 /// # Errors
 /// Passes on what lies below.
 pub async fn dress<B: MessageBody + 'static>(
-    req: ServiceRequest,
+    mut req: ServiceRequest,
     next: Next<B>,
 ) -> Result<ServiceResponse<EitherBody<B, BoxBody>>, Error> {
+    cookies::sort_out(&mut req);
     let id = uuid::Uuid::now_v7().simple().to_string();
     req.extensions_mut().insert(RequestId(id.clone()));
     let response = next.call(req).await?;

@@ -14,6 +14,7 @@ use crate::clock::Timestamp;
 use crate::error::AppError;
 use crate::i18n::Lang;
 use crate::session::Record;
+use crate::session::extract::app_of;
 
 /// Remembers a language chosen before signing in.
 const LANGUAGE_COOKIE: &str = "gapura_language";
@@ -103,6 +104,7 @@ pub fn language(req: &HttpRequest, own: Option<&str>) -> Lang {
             .path("/")
             .http_only(true)
             .same_site(SameSite::Lax)
+            .secure(app_of(req).config.is_https())
             .max_age(Duration::days(365));
         Outgoing::set_cookie(req, cookie.finish());
         return lang;

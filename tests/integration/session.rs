@@ -198,7 +198,10 @@ async fn a_refused_login_says_the_same_whatever_is_wrong() {
                 .map(|(name, value)| (name.to_string(), value.clone()))
                 .collect();
             headers.sort();
-            said.push((headers, answer.body.replace(name, "NAME")));
+            said.push((
+                headers,
+                answer.body.replace(&format!("value=\"{name}\""), ""),
+            ));
         }
         assert!(said.iter().all(|answer| *answer == said[0]), "{said:#?}");
 
@@ -444,8 +447,7 @@ async fn a_forgotten_tab_does_not_keep_a_session_alive() {
         // Each hour what is not a person: a script, a prefetch, a page that reloads itself, a ping
         // of somebody long gone.
         for hour in 1..20 {
-            app.advance(hours(1));
-            ada.poll().await.expect(200);
+            ada.poll_for(hours(1)).await;
             let page = || bob.bare(Method::GET, "/dashboard");
             let by_itself = [
                 page().header("sec-fetch-mode", "cors"),
@@ -1277,7 +1279,7 @@ async fn a_last_activity_outlives_its_key() {
         app.advance(hours(3));
         ada.ping(0).await.expect(200);
         let id = login_id(&ada);
-        let at = app.now();
+        let at = gapura::clock::Timestamp::from_seconds(app.now().seconds());
         soon("the database knows of the ping", || {
             let (db, id) = (app.app.db.clone(), id.clone());
             async move {

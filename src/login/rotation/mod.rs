@@ -271,13 +271,16 @@ pub fn rotate(
             let sibling = store::give_successor(conn, &token, &login, rules, now)?;
             Rotation::Sibling(next(&sibling, login, user))
         }
-        Decision::Newest => {
+        decision @ (Decision::Newest | Decision::SameSibling) => {
             let newest = store::newest_from(conn, token)?;
-            Rotation::Newest(next(&newest, login, user))
-        }
-        Decision::SameSibling => {
-            let newest = store::newest_from(conn, token)?;
-            Rotation::Sibling(next(&newest, login, user))
+            if newest.expires_at <= now {
+                // A successor that inherited its end can be over within its parent's grace.
+                Rotation::Expired
+            } else if decision == Decision::Newest {
+                Rotation::Newest(next(&newest, login, user))
+            } else {
+                Rotation::Sibling(next(&newest, login, user))
+            }
         }
         Decision::Expired => Rotation::Expired,
         Decision::Theft => {
