@@ -791,14 +791,18 @@ async fn the_keeper_drops_what_is_saved_after_the_end() {
         let id = session_id(&app, &ada.cookie(SESSION).unwrap());
         let key = || id.clone().try_into().unwrap();
         let state = keeper.load(&key()).await.unwrap().unwrap();
-        for _ in 0..300 {
+        for round in 0..300 {
             let id = keeper.save(state.clone(), &ttl).await.unwrap();
             let key = || id.as_ref().to_owned().try_into().unwrap();
-            let (updated, deleted) = join(
-                keeper.update(key(), state.clone(), &ttl),
-                keeper.delete(&id),
-            )
-            .await;
+            let update = keeper.update(key(), state.clone(), &ttl);
+            let delete = keeper.delete(&id);
+            let (updated, deleted) = match round % 2 {
+                0 => join(update, delete).await,
+                _ => {
+                    let (deleted, updated) = join(delete, update).await;
+                    (updated, deleted)
+                }
+            };
             assert_eq!(updated.unwrap().as_ref(), id.as_ref(), "never another id");
             deleted.unwrap();
             let loaded = keeper.load(&key()).await.unwrap().unwrap();
