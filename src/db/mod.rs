@@ -156,6 +156,18 @@ pub fn lock_login(conn: &mut AnyConnection, login_id: &str) -> QueryResult<()> {
     Ok(())
 }
 
+/// Keeps a person's row as it is until the transaction ends: whoever would disable them or change
+/// their password waits, and then sees what was done here.
+pub fn hold_user(conn: &mut AnyConnection, user_id: &str) -> QueryResult<()> {
+    use diesel::RunQueryDsl;
+    if let AnyConnection::Postgres(conn) = conn {
+        diesel::sql_query("SELECT 1 FROM users WHERE id = $1 FOR SHARE")
+            .bind::<diesel::sql_types::Text, _>(user_id)
+            .execute(conn)?;
+    }
+    Ok(())
+}
+
 /// Whether `error` says that a value that must be unique is taken.
 pub fn is_unique_violation(error: &diesel::result::Error) -> bool {
     use diesel::result::Error;

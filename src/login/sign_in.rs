@@ -5,12 +5,14 @@ use std::time::Duration;
 
 use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
+use diesel::QueryResult;
 
 use super::Client;
 use crate::account::password::{Verdict, normalise};
 use crate::account::{self, User};
 use crate::app::App;
 use crate::audit::{self, Event, Kind};
+use crate::db::{AnyConnection, hold_user};
 use crate::error::{AppError, Code};
 
 /// Failures within [`WINDOW`] after which an account is closed to an address.
@@ -40,7 +42,8 @@ pub async fn authenticate(
     let stored = user.as_ref().map(|user| user.password_hash.clone());
     let verdict = app.hasher.verify(normalise(password), stored).await?;
     let now = app.clock.now();
-    let (Some(user), Verdict::Right | Verdict::RightRehash(_)) = (user.clone(), &verdict) else {
+    let (Some(mut user), Verdict::Right | Verdict::RightRehash(_)) = (user.clone(), &verdict)
+    else {
         counters.count_failure(app).await;
         if let Some(user) = user {
             let event = Event::new(Kind::LoginFailed, &user.id, now);
@@ -59,12 +62,29 @@ pub async fn authenticate(
         return Err(Code::AccountDisabled.into());
     }
     if let Verdict::RightRehash(hash) = verdict {
-        let (id, from) = (user.id.clone(), user.password_hash.clone());
-        app.db
-            .write(move |conn| account::set_password_hash(conn, &id, &from, &hash))
-            .await?;
+        let (id, from, to) = (user.id.clone(), user.password_hash.clone(), hash.clone());
+        let replace = app
+            .db
+            .write(move |conn| account::set_password_hash(conn, &id, &from, &to));
+        if replace.await? {
+            user.password_hash = hash;
+        }
     }
     Ok(user)
+}
+
+/// Whether a person may still begin a login with the password that was checked a moment ago: asked
+/// in the login's own transaction, so that none begins after they were disabled or the password was
+/// changed, however long the checking took.
+///
+/// # Errors
+/// When the database refuses.
+pub fn may_begin(conn: &mut AnyConnection, checked: &User) -> QueryResult<bool> {
+    hold_user(conn, &checked.id)?;
+    let current = account::by_id(conn, &checked.id)?;
+    Ok(current.is_some_and(|user| {
+        user.disabled_at.is_none() && user.password_hash == checked.password_hash
+    }))
 }
 
 /// Failures lately, of this account from this address, and from this address at all.

@@ -218,6 +218,9 @@ async fn open(
     let (lifetime, remember_lifetime) = (clocks.session_lifetime, clocks.remember_lifetime);
     let person = user.clone();
     let begun = app.db.write(move |conn| {
+        if !sign_in::may_begin(conn, &person)? {
+            return Ok(None);
+        }
         let mut ended = Vec::new();
         if let Some(id) = before {
             ended.extend(login::by_id(conn, &id)?);
@@ -239,9 +242,9 @@ async fn open(
             )?),
             false => None,
         };
-        Ok((login, remembered, ended))
+        Ok(Some((login, remembered, ended)))
     });
-    let (login, remembered, ended) = begun.await?;
+    let (login, remembered, ended) = begun.await?.ok_or(Code::InvalidCredentials)?;
     for login in ended {
         app.announce(&login, login.cause_of_end(now).unwrap_or(Cause::LoggedOut));
     }

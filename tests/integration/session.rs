@@ -1294,3 +1294,62 @@ async fn a_last_activity_outlives_its_key() {
         .await;
     }
 }
+
+#[actix_web::test]
+async fn a_login_under_way_does_not_outlive_the_disabling_of_its_user() {
+    for backend in Backend::ALL {
+        let app = TestApp::start(backend).await;
+        let mut signed_in = 0;
+        for round in 0..40 {
+            let name = format!("eve{round}");
+            let eve = app.add_user(&name, gapura::account::Role::User).await;
+            let browser = Browser::new(&app, &name);
+            browser.open("/login").await.expect(200);
+            let (answer, ()) = join(browser.send_login(&[("remember", "1")]), async {
+                // Somewhere in the middle of the login, wherever this machine is by then.
+                tokio::time::sleep(Duration::from_millis(round * 2)).await;
+                let (id, now) = (eve.id.clone(), app.now());
+                let disable = app.app.db.write(move |conn| {
+                    gapura::account::set_disabled(conn, &id, Some(now))?;
+                    gapura::login::end_all_of(conn, &id, gapura::login::Cause::Revoked, None, now)
+                });
+                disable.await.unwrap();
+            })
+            .await;
+            signed_in += usize::from(answer.status == 303);
+            assert!([303, 401, 403].contains(&answer.status), "{answer:?}");
+            let id = eve.id.clone();
+            let now = app.now();
+            let living = app.app.db.write(move |conn| {
+                gapura::login::end_all_of(conn, &id, gapura::login::Cause::Revoked, None, now)
+            });
+            assert_eq!(living.await.unwrap(), Vec::<String>::new(), "round {round}");
+        }
+        assert!(signed_in < 40, "no login was under way");
+    }
+}
+
+#[actix_web::test]
+async fn a_session_that_cannot_be_written_is_an_outage() {
+    use diesel::connection::SimpleConnection;
+    let app = TestApp::start(Backend::Embedded).await;
+    let ada = Browser::new(&app, "ada");
+    ada.open("/login").await.expect(200);
+    let full =
+        "CREATE TRIGGER full BEFORE INSERT ON keystore BEGIN SELECT RAISE(ABORT, 'full'); END";
+    let fill = app.app.db.write(move |conn| conn.batch_execute(full));
+    fill.await.unwrap();
+    let answer = ada.send_login(&[]).await.expect(503);
+    assert!(answer.set_cookies(SESSION).is_empty());
+    assert!(!answer.header("retry-after").is_empty());
+    assert!(!answer.header("x-request-id").is_empty());
+    assert_eq!(answer.header("cache-control"), "no-store");
+    assert!(!answer.body.contains("full"), "nothing internal is told");
+    let empty = app
+        .app
+        .db
+        .write(|conn| conn.batch_execute("DROP TRIGGER full"));
+    empty.await.unwrap();
+    ada.send_login(&[]).await.expect(303);
+    ada.open("/dashboard").await.expect(200);
+}
