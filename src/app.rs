@@ -18,8 +18,8 @@ use crate::keys;
 use crate::keystore::Keystore;
 use crate::login::ended::{self, Ended};
 use crate::login::{self, Cause, Login};
+use crate::session::cookies::session_name;
 use crate::session::keeper::Keeper;
-use crate::session::remember::cookie_name;
 use crate::token::jwt::Jwt;
 use crate::vault::{AppKeys, Secrets};
 use crate::web::assets;
@@ -174,13 +174,8 @@ fn sessions(app: &App) -> SessionMiddleware<Keeper> {
         clock: Arc::clone(&app.clock),
         idle_timeout: config.clocks.session_idle_timeout,
     };
-    let name = match &config.cookie_domain {
-        Some(_) if config.is_https() => "__Secure-gapura_session".to_owned(),
-        Some(_) => "gapura_session".to_owned(),
-        None => cookie_name(config, "gapura_session"),
-    };
     SessionMiddleware::builder(keeper, app.secrets.cookie.clone())
-        .cookie_name(name)
+        .cookie_name(session_name(config))
         .cookie_domain(config.cookie_domain.clone())
         .cookie_secure(config.is_https())
         .cookie_same_site(SameSite::Lax)

@@ -12,7 +12,7 @@ use serde::de::DeserializeOwned;
 use super::{Loaded, Record, TypedSession, activity_key, conclude, csrf, idle_end, remember};
 use crate::app::App;
 use crate::clock::Timestamp;
-use crate::error::{AppError, Code, Reason};
+use crate::error::{AppError, Code};
 use crate::web::input::{Check, Form};
 use crate::web::origin;
 
@@ -45,9 +45,7 @@ impl FromRequest for BrowserSession {
         Box::pin(async move {
             let now = app.clock.now();
             let session = match living(&req, &app, now).await {
-                Ok(session) if origin::is_opened_by_person(&req) => {
-                    session.touch(&app, now, now).await
-                }
+                Ok(session) => session.touch_if_person(&req, &app, now).await,
                 Err(AppError::Problem(Code::SessionMissing)) if req.method() == Method::GET => {
                     let record = remember::restore(&req, &app, now).await?;
                     begin(&req, &record)?;
@@ -56,7 +54,7 @@ impl FromRequest for BrowserSession {
                         last_activity: now,
                     })
                 }
-                outcome => outcome,
+                Err(error) => Err(error),
             }?;
             if session.record.must_change_password && req.path() != PASSWORD_PAGE {
                 return Err(AppError::PasswordMustChange);
@@ -71,6 +69,19 @@ impl BrowserSession {
     pub fn idle_until(&self, app: &App) -> Timestamp {
         let idle_end = idle_end(self.last_activity, app.config.clocks.session_idle_timeout);
         idle_end.min(self.record.expires_at())
+    }
+
+    async fn touch_if_person(
+        self,
+        req: &HttpRequest,
+        app: &App,
+        now: Timestamp,
+    ) -> Result<Self, AppError> {
+        if origin::is_opened_by_person(req) {
+            self.touch(app, now, now).await
+        } else {
+            Ok(self)
+        }
     }
 
     /// Moves the last activity to `at`, never back.
@@ -88,7 +99,10 @@ impl BrowserSession {
             let left = now.until(idle_end(at, idle_timeout));
             let key = activity_key(&self.record.login_id);
             let raised = app.keystore.raise(&key, at.seconds(), left).await?;
-            let in_force = raised.ok_or(AppError::SessionOver(Reason::Idle))?;
+            let Some(in_force) = raised else {
+                let reason = conclude(app, self.record.login_id, None, now).await?;
+                return Err(AppError::SessionOver(reason));
+            };
             self.last_activity = Timestamp::from_seconds(in_force);
             app.persist_activity(&self.record.login_id, self.last_activity);
         }
@@ -123,7 +137,7 @@ impl<T: DeserializeOwned + Check + FormToken + 'static> FromRequest for SessionF
             let Form(form) = form.await?;
             csrf::check_session(&req, &app, &session.record, Some(form.form_token()))?;
             Ok(Self {
-                session: session.touch(&app, now, now).await?,
+                session: session.touch_if_person(&req, &app, now).await?,
                 form,
             })
         })
@@ -136,6 +150,22 @@ impl<T: DeserializeOwned + Check + FormToken + 'static> FromRequest for SessionF
 /// 419 with its reason when it is over (its cookie is cleared), 401 when there never was one, 503
 /// when that cannot be known.
 pub async fn living(
+    req: &HttpRequest,
+    app: &App,
+    now: Timestamp,
+) -> Result<BrowserSession, AppError> {
+    let session = look(req, app, now).await;
+    if let Err(AppError::SessionOver(_)) = session {
+        TypedSession(req.get_session()).end();
+    }
+    session
+}
+
+/// As [`living`], but leaves the cookie of a session that is over.
+///
+/// # Errors
+/// As [`living`].
+pub async fn look(
     req: &HttpRequest,
     app: &App,
     now: Timestamp,
@@ -157,7 +187,6 @@ pub async fn living(
                 now,
             )
             .await?;
-            session.end();
             Err(AppError::SessionOver(reason))
         }
         Some(Loaded::Live {

@@ -7,8 +7,8 @@ use actix_web::{HttpRequest, HttpResponse, web};
 use askama::Template;
 use serde::{Deserialize, Serialize};
 
-use super::extract::{FormToken, SessionForm, begin, living};
-use super::{Record, TypedSession, activity_after_ping, activity_key, csrf, idle_end, remember};
+use super::extract::{FormToken, SessionForm, begin, living, look};
+use super::{Record, TypedSession, activity_after_ping, csrf, idle_end, keeper, remember};
 use crate::account::User;
 use crate::app::App;
 use crate::caller::Caller;
@@ -66,9 +66,13 @@ impl Check for LoginForm {
     }
 }
 
-/// `GET /`.
-pub async fn home() -> HttpResponse {
-    see_other("/dashboard")
+/// `GET /`. Whoever may be signed in goes to the dashboard, which settles it.
+pub async fn home(req: HttpRequest, app: web::Data<App>) -> HttpResponse {
+    let known = TypedSession(req.get_session()).loaded().is_some();
+    see_other(match known || remember::is_carried(&req, &app) {
+        true => "/dashboard",
+        false => "/login",
+    })
 }
 
 /// `GET /login`: stores nothing on the server. Somebody who is signed in goes on to where they were.
@@ -206,23 +210,26 @@ async fn open(
     remember: bool,
 ) -> Result<(), AppError> {
     let now = app.clock.now();
-    let before = living(req, app, now)
-        .await
-        .ok()
-        .map(|session| session.record.login_id);
+    // A dead one is left as it is: what is ended here could not be begun anew in this request.
+    let before = look(req, app, now).await.ok();
+    let before = before.map(|session| session.record.login_id);
+    let remembered_before = remember::carried(req, app);
     let clocks = &app.config.clocks;
     let (lifetime, remember_lifetime) = (clocks.session_lifetime, clocks.remember_lifetime);
     let person = user.clone();
     let begun = app.db.write(move |conn| {
-        let ended = match before {
-            Some(id) => login::by_id(conn, &id)?,
-            None => None,
-        };
+        let mut ended = Vec::new();
+        if let Some(id) = before {
+            ended.extend(login::by_id(conn, &id)?);
+        }
+        if let Some(token) = remembered_before {
+            ended.extend(rotation::login_of(conn, &token)?);
+        }
         let begun = login::begin(conn, &person, Kind::Browser, &client, lifetime, now)?;
         let Some(login) = begun else {
             return Ok(None);
         };
-        if let Some(before) = &ended {
+        for before in &ended {
             login::end(conn, before, Cause::LoggedOut, Some(&client), now)?;
         }
         let remembered = match remember {
@@ -238,8 +245,8 @@ async fn open(
         Ok(Some((login, remembered, ended)))
     });
     let (login, remembered, ended) = begun.await?.ok_or(Code::InvalidCredentials)?;
-    if let Some(login) = ended {
-        app.announce(&login, Cause::LoggedOut);
+    for login in ended {
+        app.announce(&login, login.cause_of_end(now).unwrap_or(Cause::LoggedOut));
     }
     if let Some((token, until)) = remembered {
         remember::set(req, app, token, until, now);
@@ -273,10 +280,19 @@ impl FormToken for LogoutForm {
 pub async fn log_out(
     req: HttpRequest,
     app: web::Data<App>,
-    sent: SessionForm<LogoutForm>,
+    sent: Result<SessionForm<LogoutForm>, AppError>,
 ) -> Result<HttpResponse, AppError> {
     let now = app.clock.now();
-    let login_id = sent.session.record.login_id;
+    let login_id = match sent {
+        Ok(sent) => sent.session.record.login_id,
+        Err(error) => {
+            let dead = matches!(error.code(), Code::SessionExpired | Code::SessionMissing);
+            if dead && origin::is_surely_ours(&req, &app.config) {
+                remember::forget(&req, &app, now).await?;
+            }
+            return Err(error);
+        }
+    };
     let client = origin::client(&req, &app.config, None);
     let id = login_id.clone();
     let ended = app.db.write(move |conn| {
@@ -289,12 +305,9 @@ pub async fn log_out(
     if let Some(login) = ended.await? {
         app.announce(&login, Cause::LoggedOut);
     }
-    if let Err(error) = app
-        .keystore
-        .delete(&[activity_key(&login_id).as_str()])
-        .await
-    {
-        tracing::warn!(%error, "an activity key could not be deleted");
+    // The set of ended logins refuses them already, so that this may fail.
+    if let Err(error) = keeper::forget(&app.keystore, &login_id).await {
+        tracing::warn!(%error, "the keys of an ended login could not be deleted");
     }
     TypedSession(req.get_session()).end();
     remember::clear(&req, &app);

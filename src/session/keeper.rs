@@ -12,10 +12,11 @@ use actix_web::cookie::time;
 use anyhow::anyhow;
 use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
+use futures_util::future::join;
 
-use super::{LOADED, Loaded, RECORD, Record, activity_key, idle_end};
+use super::{LOADED, Loaded, RECORD, Record, activity_key, idle_end, index_key};
 use crate::clock::{Clock, Timestamp};
-use crate::keystore::Keystore;
+use crate::keystore::{Keystore, KeystoreUnavailable};
 use crate::login::ended::Ended;
 use crate::vault::{Secrets, random};
 
@@ -79,6 +80,20 @@ impl Keeper {
     }
 }
 
+/// Deletes every key of a login that has ended.
+///
+/// # Errors
+/// When it is not known that they are gone.
+pub async fn forget(keystore: &Keystore, login_id: &str) -> Result<(), KeystoreUnavailable> {
+    let (index, activity) = (index_key(login_id), activity_key(login_id));
+    let [known] = keystore.get([index.as_str()]).await?;
+    let known = known.unwrap_or_default();
+    let keys = known
+        .split_whitespace()
+        .chain([index.as_str(), activity.as_str()]);
+    keystore.delete(&keys.collect::<Vec<_>>()).await
+}
+
 fn json(value: &impl serde::Serialize) -> Result<String, LoadError> {
     serde_json::to_string(value).map_err(|error| LoadError::Other(error.into()))
 }
@@ -107,26 +122,44 @@ impl SessionStore for Keeper {
 
     async fn save(&self, state: State, _: &time::Duration) -> Result<SessionKey, SaveError> {
         let (record, text) = record_of(&state).map_err(SaveError::Serialization)?;
+        let login_id = &record.login_id;
         let id = format!(
-            "{}.{}",
-            record.login_id,
+            "{login_id}.{}",
             BASE64_URL_SAFE_NO_PAD.encode(random::<32>())
         );
         let now = self.clock.now();
         let left = now.until(record.expires_at());
-        let activity = now.seconds().to_string();
-        // Both or nothing that works: a session without its activity key is none.
+        let (session, index) = (self.stored_under(&id), index_key(login_id));
+        let activity = activity_key(login_id);
+        // Sessions that ended by idleness go before the key that would revive them is made anew. A
+        // tab that is restored at the same time finds the key if it finds this session in the
+        // list, and so leaves it alone.
         let saved = async {
-            self.keystore
-                .put(&self.stored_under(&id), &text, left)
+            let found = self
+                .keystore
+                .get([index.as_str(), activity.as_str()])
                 .await?;
+            let [known, last_activity] = found;
+            let mut known = known.unwrap_or_default();
+            let last_activity = last_activity.and_then(|text| text.parse().ok());
+            let goes_on = last_activity
+                .is_some_and(|at| idle_end(Timestamp::from_seconds(at), self.idle_timeout) > now);
+            if !goes_on {
+                let over: Vec<&str> = known.split_whitespace().collect();
+                self.keystore.delete(&over).await?;
+                known.clear();
+            }
+            let seconds = now.seconds().to_string();
             self.keystore
-                .put(
-                    &activity_key(&record.login_id),
-                    &activity,
-                    self.idle_timeout.min(left),
-                )
-                .await
+                .put(&activity, &seconds, self.idle_timeout)
+                .await?;
+            let list = format!("{known} {session}");
+            let (listed, put) = join(
+                self.keystore.put(&index, list.trim_start(), left),
+                self.keystore.put(&session, &text, left),
+            )
+            .await;
+            listed.and(put)
         };
         saved
             .await

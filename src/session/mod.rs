@@ -2,10 +2,12 @@
 //!
 //! A session lives in the keystore under the hash of its id, next to its login's activity key
 //! `gapura:activity:<login id>`, which holds the last activity in Unix seconds and lives as long as
-//! the idle timeout. No activity key, no session. What actix-session loads is only what [`keeper`]
+//! the idle timeout. No activity key, no session; and since a remember cookie makes that key anew,
+//! `gapura:sessions:<login id>` lists the sessions that have to go before it does. What actix-session loads is only what [`keeper`]
 //! found to be alive; everything else is told as [`Loaded`]. The hard end is fixed at the password.
 //! Rules here, handlers in `http.rs`, the browser's cookies in `remember.rs` and `csrf.rs`.
 
+pub mod cookies;
 pub mod csrf;
 pub mod extract;
 pub mod http;
@@ -146,6 +148,11 @@ pub fn activity_key(login_id: &str) -> String {
     format!("gapura:activity:{login_id}")
 }
 
+/// Under what the hashes of a login's session ids are kept, so that they can be found again.
+pub fn index_key(login_id: &str) -> String {
+    format!("gapura:sessions:{login_id}")
+}
+
 /// When idleness ends the session.
 pub fn idle_end(last_activity: Timestamp, idle_timeout: Duration) -> Timestamp {
     last_activity + idle_timeout
@@ -182,6 +189,10 @@ pub async fn conclude(
             last_activity.unwrap_or(login.last_activity_at),
             idle_timeout,
         );
+        if last_activity.is_some() && now < idle_end.min(login.expires_at) {
+            // Only this id is over: the login goes on under another.
+            return Ok((Cause::Revoked, None));
+        }
         let cause = match login.expires_at <= now && login.expires_at <= idle_end {
             true => Cause::Lifetime,
             false => Cause::Idle,

@@ -9,8 +9,9 @@ use crate::app::App;
 use crate::audit::{self, Event, Kind};
 use crate::clock::Timestamp;
 use crate::config::Config;
-use crate::error::{AppError, Code, Reason};
+use crate::error::{AppError, Code};
 use crate::login::rotation::{self, Purpose, Rotation, Rules, TokenId};
+use crate::login::{self, Cause};
 use crate::web::answer::Outgoing;
 use crate::web::origin;
 
@@ -54,6 +55,37 @@ pub fn is_carried(req: &HttpRequest, app: &App) -> bool {
     req.cookie(&cookie_name(&app.config, COOKIE)).is_some()
 }
 
+/// The remember token that the browser carries, if it is one of ours.
+pub fn carried(req: &HttpRequest, app: &App) -> Option<TokenId> {
+    let cookie = req.cookie(&cookie_name(&app.config, COOKIE))?;
+    TokenId::read(&app.secrets, Purpose::Remember, cookie.value())
+}
+
+/// Ends the login that the browser is remembered by, and removes the cookie: for whoever asks to be
+/// logged out where no session is left to do it.
+///
+/// # Errors
+/// When the database cannot be asked.
+pub async fn forget(req: &HttpRequest, app: &App, now: Timestamp) -> Result<(), AppError> {
+    clear(req, app);
+    let Some(token) = carried(req, app) else {
+        return Ok(());
+    };
+    let client = origin::client(req, &app.config, None);
+    let ended = app.db.write(move |conn| {
+        let login = rotation::login_of(conn, &token)?;
+        let login = login.filter(|login| login.cause_of_end(now).is_none());
+        if let Some(login) = &login {
+            login::end(conn, login, Cause::LoggedOut, Some(&client), now)?;
+        }
+        Ok(login)
+    });
+    if let Some(login) = ended.await? {
+        app.announce(&login, Cause::LoggedOut);
+    }
+    Ok(())
+}
+
 /// Opens a new session from the remember cookie, if it carries one that is still good.
 ///
 /// # Errors
@@ -61,13 +93,15 @@ pub fn is_carried(req: &HttpRequest, app: &App) -> bool {
 /// cookie has just ended its login.
 pub async fn restore(req: &HttpRequest, app: &App, now: Timestamp) -> Result<Record, AppError> {
     let missing = AppError::from(Code::SessionMissing);
-    let Some(cookie) = req.cookie(&cookie_name(&app.config, COOKIE)) else {
+    if !is_carried(req, app) {
         return Err(missing);
-    };
-    let Some(token) = TokenId::read(&app.secrets, Purpose::Remember, cookie.value()) else {
+    }
+    let Some(token) = carried(req, app) else {
         clear(req, app);
         return Err(missing);
     };
+    // Asked first, so that an outage is told before anything has happened.
+    app.keystore.ping().await?;
     let client = origin::client(req, &app.config, None);
     let rules = Rules {
         grace: app.config.clocks.refresh_grace,
@@ -90,10 +124,10 @@ pub async fn restore(req: &HttpRequest, app: &App, now: Timestamp) -> Result<Rec
             Ok(record)
         }
         Rotation::Reused(login) => {
-            app.announce(&login, crate::login::Cause::Theft);
+            let cause = login.cause_of_end(now).unwrap_or(Cause::Theft);
+            app.announce(&login, cause);
             clear(req, app);
-            let cause = login.cause_of_end(now).map(crate::login::Cause::reason);
-            Err(AppError::SessionOver(cause.unwrap_or(Reason::Theft)))
+            Err(AppError::SessionOver(cause.reason()))
         }
         Rotation::Expired | Rotation::Unknown => {
             clear(req, app);

@@ -6,6 +6,7 @@ use std::borrow::Cow;
 use actix_web::body::{BoxBody, EitherBody, MessageBody};
 use actix_web::cookie::Cookie;
 use actix_web::dev::{ServiceRequest, ServiceResponse};
+use actix_web::error::InternalError;
 use actix_web::http::header::{
     CACHE_CONTROL, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER, SET_COOKIE,
     WWW_AUTHENTICATE,
@@ -18,7 +19,9 @@ use url::form_urlencoded;
 use super::{origin, page};
 use crate::app::App;
 use crate::error::{AppError, Code};
+use crate::i18n::Lang;
 use crate::id;
+use crate::session::cookies;
 use crate::session::extract::PASSWORD_PAGE;
 
 /// The id under which a request is logged, and which its answer carries.
@@ -68,15 +71,20 @@ fn dress_of(path: &str) -> Dress {
 /// # Errors
 /// Passes on what lies below.
 pub async fn dress<B: MessageBody + 'static>(
-    req: ServiceRequest,
+    mut req: ServiceRequest,
     next: Next<B>,
 ) -> Result<ServiceResponse<EitherBody<B, BoxBody>>, Error> {
+    cookies::sort_out(&mut req);
     let Some(app) = req.app_data::<web::Data<App>>().cloned() else {
         return Ok(next.call(req).await?.map_into_left_body());
     };
     let id = id::new(app.clock.now()).simple().to_string();
     req.extensions_mut().insert(RequestId(id.clone()));
-    let response = next.call(req).await?;
+    let dress = dress_of(req.path());
+    let response = match next.call(req).await {
+        Ok(response) => response,
+        Err(error) => return Err(unsaved(&error, &app, &dress, &id)),
+    };
     let mut response = told(response, &app, &id);
     let (req, head) = (
         response.request().clone(),
@@ -90,6 +98,28 @@ pub async fn dress<B: MessageBody + 'static>(
     secure(head.headers_mut(), &app, is_page, &id);
     log(&req, head.status, &id);
     Ok(response)
+}
+
+/// The session layer fails when a session cannot be written, after everything else succeeded. The
+/// request is gone by then, so that this answer is dressed here and speaks English.
+fn unsaved(error: &Error, app: &App, dress: &Dress, id: &str) -> Error {
+    tracing::error!(request_id = id, %error, "a session could not be written");
+    let told = AppError::Unavailable(error.to_string());
+    let mut answer = match dress {
+        Dress::Problem => problem(&told, id),
+        Dress::Page => {
+            let sentence = Lang::English.text("error.unavailable.detail");
+            HttpResponse::build(told.code().status())
+                .content_type("text/plain; charset=utf-8")
+                .body(sentence.into_owned())
+        }
+    };
+    if let Some(seconds) = told.retry_after() {
+        let headers = answer.headers_mut();
+        headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
+    }
+    secure(answer.headers_mut(), app, false, id);
+    InternalError::from_response(told, answer).into()
 }
 
 /// Replaces a bare error answer by one that tells it.

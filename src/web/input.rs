@@ -86,6 +86,13 @@ pub async fn optional_json<T: DeserializeOwned + Check + Default>(
 /// # Errors
 /// 400 where it is not JSON, 422 where a field is wrong.
 pub fn json<T: DeserializeOwned + Check>(body: &[u8]) -> Result<T, AppError> {
+    // serde would take a list for the fields of an object, in their order.
+    if body.trim_ascii_start().starts_with(b"[") {
+        let list: Result<serde::de::IgnoredAny, _> = serde_json::from_slice(body);
+        list.map_err(|_| Code::MalformedRequest)?;
+        let errors = FieldErrors::one("body", "This must be an object.");
+        return Err(AppError::Invalid(errors));
+    }
     let mut reader = serde_json::Deserializer::from_slice(body);
     let parsed = serde_path_to_error::deserialize(&mut reader);
     match parsed {

@@ -12,6 +12,8 @@ use crate::config::Config;
 use crate::error::{AppError, Code};
 use crate::login::Client;
 
+const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
+
 /// A device's name is cut to this many characters.
 const LONGEST_DEVICE: usize = 64;
 
@@ -83,11 +85,16 @@ fn device_in_words(req: &HttpRequest) -> String {
     product.to_owned()
 }
 
-/// Our own origin: the public URL's, or whatever the browser believes to be talking to.
-pub fn own_origin(req: &HttpRequest, config: &Config) -> Option<String> {
+/// Whether that is our own origin: the public URL's, or whatever host the browser believes to be
+/// talking to. Without a public URL we cannot know whether a proxy in front of us speaks TLS.
+pub fn is_own(req: &HttpRequest, config: &Config, origin: &str) -> bool {
     match &config.public_url {
-        Some(url) => Some(url.origin().ascii_serialization()),
-        None => header(req, HOST).map(|host| format!("http://{host}")),
+        Some(url) => origin == url.origin().ascii_serialization(),
+        None => {
+            let host = origin.strip_prefix("http://");
+            let host = host.or_else(|| origin.strip_prefix("https://"));
+            host.is_some() && host == header(req, HOST)
+        }
     }
 }
 
@@ -97,18 +104,22 @@ pub fn own_origin(req: &HttpRequest, config: &Config) -> Option<String> {
 /// # Errors
 /// 403 `csrf_failed`.
 pub fn refuse_foreign(req: &HttpRequest, app: &App) -> Result<(), AppError> {
-    let ours = match req.headers().get("sec-fetch-site") {
-        Some(site) => site == "same-origin" || site == "none",
-        None => match req.headers().get(ORIGIN) {
-            Some(origin) => own_origin(req, &app.config).is_some_and(|own| origin == own.as_str()),
-            None => true,
-        },
-    };
-    if ours {
+    let tells = |name: HeaderName| req.headers().contains_key(name);
+    let says_nothing = !tells(SEC_FETCH_SITE) && !tells(ORIGIN);
+    let typed = header(req, SEC_FETCH_SITE).is_some_and(|site| site == "none");
+    if says_nothing || typed || is_surely_ours(req, &app.config) {
         Ok(())
     } else {
         Err(Code::CsrfFailed.into())
     }
+}
+
+/// Whether the browser says that one of our own pages asked for this.
+pub fn is_surely_ours(req: &HttpRequest, config: &Config) -> bool {
+    if req.headers().contains_key(SEC_FETCH_SITE) {
+        return header(req, SEC_FETCH_SITE) == Some("same-origin");
+    }
+    header(req, ORIGIN).is_some_and(|origin| is_own(req, config, origin))
 }
 
 /// Whether a person opened this page, rather than a script, a prefetch or a page left open. Browsers

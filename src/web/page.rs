@@ -14,7 +14,7 @@ use crate::app::App;
 use crate::clock::Timestamp;
 use crate::error::AppError;
 use crate::i18n::Lang;
-use crate::session::extract::BrowserSession;
+use crate::session::extract::{BrowserSession, app_of};
 use crate::session::{Record, csrf};
 
 /// Remembers a language chosen before signing in.
@@ -145,6 +145,7 @@ pub fn language(req: &HttpRequest, own: Option<&str>) -> Lang {
             .path("/")
             .http_only(true)
             .same_site(SameSite::Lax)
+            .secure(app_of(req).config.is_https())
             .max_age(Duration::days(365));
         Outgoing::set_cookie(req, cookie.finish());
         return lang;
