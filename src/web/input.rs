@@ -37,9 +37,7 @@ impl<T: DeserializeOwned + Check + 'static> FromRequest for Json<T> {
     type Future = Pin<Box<dyn Future<Output = Result<Self, AppError>>>>;
 
     fn from_request(req: &HttpRequest, payload: &mut Payload) -> Self::Future {
-        let body = body(req, payload, |kind| {
-            kind == "application/json" || kind.ends_with("+json")
-        });
+        let body = body(req, payload, is_json);
         Box::pin(async move {
             let body = body.await?;
             json(&body).map(Json)
@@ -75,7 +73,7 @@ pub async fn optional_json<T: DeserializeOwned + Check + Default>(
     if bytes.is_empty() {
         return Ok(T::default());
     }
-    if !media_type(req).is_some_and(|kind| kind == "application/json") {
+    if !media_type(req).is_some_and(|kind| is_json(&kind)) {
         return Err(Code::UnsupportedMediaType.into());
     }
     json(&bytes)
@@ -86,6 +84,15 @@ pub async fn optional_json<T: DeserializeOwned + Check + Default>(
 /// # Errors
 /// 400 where it is not JSON, 422 where a field is wrong.
 pub fn json<T: DeserializeOwned + Check>(body: &[u8]) -> Result<T, AppError> {
+    // serde would also take an array for an object, its fields by position.
+    let first = body.iter().find(|byte| !byte.is_ascii_whitespace());
+    if first.is_some_and(|first| *first != b'{') {
+        let parsed = serde_json::from_slice::<serde::de::IgnoredAny>(body);
+        return Err(match parsed {
+            Ok(_) => AppError::Invalid(FieldErrors::one("body", "This must be an object.")),
+            Err(_) => Code::MalformedRequest.into(),
+        });
+    }
     let mut reader = serde_json::Deserializer::from_slice(body);
     let parsed = serde_path_to_error::deserialize(&mut reader);
     match parsed {
@@ -111,6 +118,10 @@ fn body(
         }
         limited(&mut payload).await
     }
+}
+
+fn is_json(kind: &str) -> bool {
+    kind == "application/json" || kind.ends_with("+json")
 }
 
 fn media_type(req: &HttpRequest) -> Option<String> {

@@ -9,7 +9,6 @@ use askama::Template;
 
 use super::answer::Outgoing;
 use super::{assets, origin};
-use crate::app::App;
 use crate::clock::Timestamp;
 use crate::error::AppError;
 use crate::i18n::Lang;
@@ -151,13 +150,7 @@ struct ErrorPage<'a> {
 }
 
 /// The page that tells of an error, calmly.
-pub fn error_page(
-    req: &HttpRequest,
-    error: &AppError,
-    request_id: &str,
-    _app: &App,
-) -> HttpResponse {
-    let page = Page::new(req, None, String::new());
+pub fn error_page(page: Page, error: &AppError, request_id: &str) -> HttpResponse {
     let status = error.code().status();
     let name = error.code().name();
     let template = ErrorPage {

@@ -2,4 +2,7 @@
 //! which starts the Redis, PostgreSQL and browser driver that `GAPURA_TEST_…` name.
 
 mod harness;
+mod input;
+mod process;
+mod program;
 mod smoke;
