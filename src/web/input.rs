@@ -84,22 +84,23 @@ pub async fn optional_json<T: DeserializeOwned + Check + Default>(
 /// # Errors
 /// 400 where it is not JSON, 422 where a field is wrong.
 pub fn json<T: DeserializeOwned + Check>(body: &[u8]) -> Result<T, AppError> {
+    let malformed = || AppError::from(Code::MalformedRequest);
+    let text = std::str::from_utf8(body).map_err(|_| malformed())?;
+    let is_json = || serde_json::from_str::<serde::de::IgnoredAny>(text).is_ok();
     // serde would also take an array for an object, its fields by position.
-    let first = body.iter().find(|byte| !byte.is_ascii_whitespace());
-    if first.is_some_and(|first| *first != b'{') {
-        let parsed = serde_json::from_slice::<serde::de::IgnoredAny>(body);
-        return Err(match parsed {
-            Ok(_) => AppError::Invalid(FieldErrors::one("body", "This must be an object.")),
-            Err(_) => Code::MalformedRequest.into(),
-        });
+    let first = text.trim_start().chars().next();
+    if first.is_some_and(|first| first != '{') && is_json() {
+        let errors = FieldErrors::one("body", "This must be an object.");
+        return Err(AppError::Invalid(errors));
     }
-    let mut reader = serde_json::Deserializer::from_slice(body);
+    let mut reader = serde_json::Deserializer::from_str(text);
     let parsed = serde_path_to_error::deserialize(&mut reader);
     match parsed {
-        Err(error) if !error.inner().is_data() => Err(Code::MalformedRequest.into()),
+        // serde_json calls some wrong values wrong syntax: a number too large, a number for a word.
+        Err(error) if !error.inner().is_data() && !is_json() => Err(malformed()),
         parsed => {
             let value = checked(parsed)?;
-            reader.end().map_err(|_| Code::MalformedRequest)?;
+            reader.end().map_err(|_| malformed())?;
             Ok(value)
         }
     }
