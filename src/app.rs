@@ -1,14 +1,17 @@
 //! What every handler may reach, and every route, with the order of the layers around it.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use actix_identity::IdentityMiddleware;
 use actix_session::SessionMiddleware;
 use actix_session::config::CookieContentSecurity;
 use actix_web::cookie::SameSite;
-use actix_web::guard::GuardContext;
-use actix_web::http::header::AUTHORIZATION;
-use actix_web::web::{self, Data, ServiceConfig, delete, get, post, resource};
+use actix_web::guard::{self, GuardContext};
+use actix_web::http::Method;
+use actix_web::http::header::{ALLOW, AUTHORIZATION};
+use actix_web::web::{self, Data, ServiceConfig, resource, to};
+use actix_web::{HttpResponse, Resource, Route};
 
 use crate::account::password::Hasher;
 use crate::clock::{Clock, Timestamp};
@@ -35,6 +38,7 @@ pub struct App {
     pub jwt: Jwt,
     pub hasher: Hasher,
     pub ended: Arc<Ended>,
+    draining: AtomicBool,
 }
 
 impl App {
@@ -70,7 +74,18 @@ impl App {
             db,
             keystore,
             ended,
+            draining: AtomicBool::new(false),
         })
+    }
+
+    /// Takes on no new work from now on: not ready, and connections are closed after their answer.
+    pub fn begin_draining(&self) {
+        self.draining.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the process is about to end.
+    pub fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Relaxed)
     }
 
     /// Makes an end known that the database already knows: here at once, to other nodes by Redis.
@@ -108,9 +123,9 @@ impl App {
 pub fn routes(app: Data<App>) -> impl FnOnce(&mut ServiceConfig) {
     move |config| {
         config
-            .route("/healthz", web::get().to(health::healthz))
-            .route("/readyz", web::get().to(health::readyz))
-            .route("/static/{path:.*}", web::get().to(assets::serve))
+            .service(at("/healthz", [(Method::GET, to(health::healthz))]))
+            .service(at("/readyz", [(Method::GET, to(health::readyz))]))
+            .service(at("/static/{path:.*}", [(Method::GET, to(assets::serve))]))
             // Bearers never pass through the session layer: a JWT costs no I/O.
             .service(web::scope("/api").guard(carries_credentials).configure(api))
             .service(
@@ -131,31 +146,56 @@ pub fn routes(app: Data<App>) -> impl FnOnce(&mut ServiceConfig) {
 #[rustfmt::skip]
 fn api(config: &mut ServiceConfig) {
     config
-        .route("/update-activity", post().to(session::http::update_activity))
-        .route("/v1/auth/token", post().to(token::http::token))
-        .route("/v1/auth/refresh", post().to(token::http::refresh))
-        .route("/v1/auth/logout", post().to(token::http::logout))
-        .route("/v1/auth/token-status", get().to(token::http::token_status))
-        .route("/v1/me", get().to(profile::http::me))
-        .route("/v1/sessions", get().to(devices::http::list))
-        .route("/v1/sessions/{id}", delete().to(devices::http::delete));
+        .service(at("/update-activity", [(Method::POST, to(session::http::update_activity))]))
+        .service(at("/v1/auth/token", [(Method::POST, to(token::http::token))]))
+        .service(at("/v1/auth/refresh", [(Method::POST, to(token::http::refresh))]))
+        .service(at("/v1/auth/logout", [(Method::POST, to(token::http::logout))]))
+        .service(at("/v1/auth/token-status", [(Method::GET, to(token::http::token_status))]))
+        .service(at("/v1/me", [(Method::GET, to(profile::http::me))]))
+        .service(at("/v1/sessions", [(Method::GET, to(devices::http::list))]))
+        .service(at("/v1/sessions/{id}", [(Method::DELETE, to(devices::http::delete))]));
 }
 
 #[rustfmt::skip]
 fn pages(config: &mut ServiceConfig) {
     config
-        .route("/", get().to(session::http::home))
-        .service(resource("/login")
-            .route(get().to(session::http::login_page))
-            .route(post().to(session::http::log_in)))
-        .route("/logout", post().to(session::http::log_out))
-        .service(resource("/dashboard/password")
-            .route(get().to(profile::http::password_page))
-            .route(post().to(profile::http::set_password)))
-        .route("/dashboard/sessions", get().to(devices::http::page))
-        .route("/dashboard/sessions/revoke-others", post().to(devices::http::revoke_others))
-        .route("/dashboard/sessions/{id}/revoke", post().to(devices::http::revoke))
-        .route("/dashboard", get().to(dashboard::http::overview));
+        .service(at("/", [(Method::GET, to(session::http::home))]))
+        .service(at("/login", [
+            (Method::GET, to(session::http::login_page)),
+            (Method::POST, to(session::http::log_in)),
+        ]))
+        .service(at("/logout", [(Method::POST, to(session::http::log_out))]))
+        .service(at("/dashboard/password", [
+            (Method::GET, to(profile::http::password_page)),
+            (Method::POST, to(profile::http::set_password)),
+        ]))
+        .service(at("/dashboard/sessions", [(Method::GET, to(devices::http::page))]))
+        .service(at("/dashboard/sessions/revoke-others", [(Method::POST, to(devices::http::revoke_others))]))
+        .service(at("/dashboard/sessions/{id}/revoke", [(Method::POST, to(devices::http::revoke))]))
+        .service(at("/dashboard", [(Method::GET, to(dashboard::http::overview))]));
+}
+
+/// The methods of one path; HEAD wherever there is GET. Another method is 405 and told which would
+/// do (RFC 9110, 15.5.6).
+fn at<const N: usize>(path: &str, methods: [(Method, Route); N]) -> Resource {
+    let mut allowed = Vec::new();
+    let mut resource = resource(path);
+    for (method, route) in methods {
+        allowed.push(method.to_string());
+        resource = resource.route(if method == Method::GET {
+            allowed.push(Method::HEAD.to_string());
+            route.guard(guard::Any(guard::Get()).or(guard::Head()))
+        } else {
+            route.method(method)
+        });
+    }
+    let allowed = allowed.join(", ");
+    resource.default_service(to(move || {
+        let refused = HttpResponse::MethodNotAllowed()
+            .insert_header((ALLOW, allowed.as_str()))
+            .finish();
+        std::future::ready(refused)
+    }))
 }
 
 /// A request that brings a credential of its own is not a browser's session.

@@ -251,8 +251,17 @@ impl Raw {
         let table: toml::Table = match toml::from_str(text) {
             Ok(table) => table,
             Err(error) => {
-                self.problems
-                    .push(format!("the settings file is not valid TOML: {error}"));
+                // Without the line itself, which error's own text quotes: it may hold a secret.
+                let at = error.span().map_or(0, |span| span.start).min(text.len());
+                let line = text.as_bytes()[..at]
+                    .iter()
+                    .filter(|byte| **byte == b'\n')
+                    .count()
+                    + 1;
+                let message = error.message().lines().next().unwrap_or_default();
+                self.problems.push(format!(
+                    "the settings file is not valid TOML: line {line}: {message}"
+                ));
                 return;
             }
         };
@@ -273,7 +282,7 @@ impl Raw {
                 toml::Value::String(text) => text,
                 toml::Value::Integer(number) => number.to_string(),
                 toml::Value::Boolean(on) => if on { "on" } else { "off" }.to_owned(),
-                toml::Value::Array(items) => {
+                toml::Value::Array(items) if items.iter().all(toml::Value::is_str) => {
                     let items: Vec<_> = items.iter().filter_map(|item| item.as_str()).collect();
                     items.join(",")
                 }
@@ -421,9 +430,12 @@ impl Raw {
                 "off" => Ok(false),
                 _ => Err("must be `on` or `off`".to_owned()),
             }),
-            log: self
-                .text("GAPURA_LOG", false)
-                .unwrap_or_else(|| "info".to_owned()),
+            log: self.value("GAPURA_LOG", "info".to_owned(), |text| {
+                let filter = tracing_subscriber::EnvFilter::try_new(text);
+                filter
+                    .map(|_| text.to_owned())
+                    .map_err(|error| format!("is not a filter: {error}"))
+            }),
             database,
             redis_url,
             data_dir,
@@ -446,10 +458,7 @@ impl Raw {
 
     fn database(&mut self, data_dir: &Path) -> DatabaseUrl {
         let embedded = DatabaseUrl::Sqlite(data_dir.join("gapura.db"));
-        let hide = self
-            .values
-            .get("DATABASE_URL")
-            .is_some_and(|(text, _)| text.contains('@'));
+        let hide = self.may_hold_password("DATABASE_URL");
         let Some(text) = self.text("DATABASE_URL", hide) else {
             return embedded;
         };
@@ -467,11 +476,14 @@ impl Raw {
         }
     }
 
+    /// Before the host, or among libpq's parameters.
+    fn may_hold_password(&self, name: &str) -> bool {
+        let value = self.values.get(name);
+        value.is_some_and(|(text, _)| text.contains('@') || text.contains("password"))
+    }
+
     fn redis_url(&mut self) -> Option<Secret<String>> {
-        let hide = self
-            .values
-            .get("REDIS_URL")
-            .is_some_and(|(text, _)| text.contains('@'));
+        let hide = self.may_hold_password("REDIS_URL");
         let text = self.text("REDIS_URL", hide)?;
         if !text.starts_with("redis://") && !text.starts_with("rediss://") {
             self.problems

@@ -42,6 +42,7 @@ pub enum Code {
     ValidationFailed,
     SessionExpired,
     RateLimited,
+    HeadTooLarge,
     Internal,
     Unavailable,
 }
@@ -75,6 +76,7 @@ impl Code {
             Self::ValidationFailed => ("validation_failed", 422),
             Self::SessionExpired => ("session_expired", 419),
             Self::RateLimited => ("rate_limited", 429),
+            Self::HeadTooLarge => ("head_too_large", 431),
             Self::Internal => ("internal", 500),
             Self::Unavailable => ("unavailable", 503),
         }
@@ -188,7 +190,11 @@ impl AppError {
     /// Seconds after which it makes sense to come back.
     pub fn retry_after(&self) -> Option<u64> {
         match self {
-            Self::RateLimited { retry_after } => Some(retry_after.as_secs().max(1)),
+            // Rounded up: who comes back then is let in.
+            Self::RateLimited { retry_after } => {
+                let seconds = retry_after.as_millis().div_ceil(1000).max(1);
+                Some(u64::try_from(seconds).unwrap_or(u64::MAX))
+            }
             Self::Unavailable(_) => Some(2),
             _ => None,
         }

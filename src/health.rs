@@ -15,7 +15,8 @@ pub async fn healthz() -> HttpResponse {
 pub async fn readyz(app: web::Data<App>) -> HttpResponse {
     let (database, store) = tokio::join!(app.db.ping(), app.keystore.ping());
     let feed = app.ended.is_fresh();
-    let ready = database.is_ok() && store.is_ok() && feed;
+    let draining = app.is_draining();
+    let ready = database.is_ok() && store.is_ok() && feed && !draining;
     let word = |good: bool| if good { "ok" } else { "unavailable" };
     let status = if ready {
         StatusCode::OK
@@ -23,7 +24,11 @@ pub async fn readyz(app: web::Data<App>) -> HttpResponse {
         StatusCode::SERVICE_UNAVAILABLE
     };
     HttpResponse::build(status).json(json!({
-        "status": if ready { "ready" } else { "not ready" },
+        "status": match (ready, draining) {
+            (true, _) => "ready",
+            (_, true) => "shutting down",
+            _ => "not ready",
+        },
         "database": word(database.is_ok()),
         "store": word(store.is_ok()),
         "revocation_feed": word(feed),

@@ -1,12 +1,14 @@
-use std::process::ExitCode;
-
 #[actix_web::main]
-async fn main() -> ExitCode {
-    match gapura::command::run().await {
-        Ok(()) => ExitCode::SUCCESS,
+async fn main() {
+    let code = match gapura::command::run().await {
+        Ok(()) => 0,
         Err(problem) => {
-            eprintln!("gapura: {problem}");
-            ExitCode::FAILURE
+            use std::io::Write;
+            // Nobody may be reading; the exit code says it too.
+            let _ = writeln!(std::io::stderr(), "gapura: {problem}");
+            1
         }
-    }
+    };
+    // At once: returning would wait for every thread that waits for a database that hangs.
+    std::process::exit(code)
 }

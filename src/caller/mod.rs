@@ -144,7 +144,7 @@ impl FromRequest for Caller {
                 session => session?,
             };
             origin::refuse_foreign(&req, &app)?;
-            if req.method() != Method::GET {
+            if !matches!(*req.method(), Method::GET | Method::HEAD) {
                 csrf::check_session(&req, &app, &session.record, None)?;
             }
             Ok(Self::Session(session))

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::say;
 use crate::audit;
 use crate::clock::{Clock, SystemClock, Timestamp};
 use crate::config::Config;
@@ -19,7 +20,9 @@ pub async fn run(config: &Config) -> Result<(), String> {
     let db = super::migrate::open(config)?;
     let deleted = sweep(&db, config, SystemClock.now()).await;
     let (logins, events) = deleted.map_err(|error| error.to_string())?;
-    println!("Deleted {logins} old logins and {events} old audit events.");
+    say(format_args!(
+        "Deleted {logins} old logins and {events} old audit events."
+    ))?;
     Ok(())
 }
 

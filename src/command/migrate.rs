@@ -1,5 +1,6 @@
 //! `gapura migrate`.
 
+use super::say;
 use crate::config::{Config, DatabaseUrl};
 use crate::db::{Db, migrate};
 use crate::vault;
@@ -8,10 +9,10 @@ use crate::vault;
 pub fn run(config: &Config) -> Result<(), String> {
     let applied = apply(config)?;
     if applied.is_empty() {
-        println!("The database is up to date.");
+        say(format_args!("The database is up to date."))?;
     }
     for name in applied {
-        println!("Applied {name}.");
+        say(format_args!("Applied {name}."))?;
     }
     Ok(())
 }

@@ -7,6 +7,8 @@ pub mod server;
 pub mod settings;
 mod user;
 
+use std::fmt;
+use std::io::{self, Write};
 use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
@@ -43,6 +45,13 @@ enum Command {
     Cleanup,
 }
 
+/// Prints a line for whoever runs the command. Unlike `println!` it survives that nobody reads.
+fn say(line: fmt::Arguments<'_>) -> Result<(), String> {
+    let mut out = io::stdout().lock();
+    let written = writeln!(out, "{line}").and_then(|()| out.flush());
+    written.map_err(|error| format!("the answer cannot be printed: {error}"))
+}
+
 /// Parses the command line and carries out one command.
 ///
 /// # Errors
@@ -56,18 +65,16 @@ pub async fn run() -> Result<(), String> {
             problems.join("\n  - ")
         )
     })?;
-    match arguments.command.unwrap_or(Command::Serve) {
+    let done = match arguments.command.unwrap_or(Command::Serve) {
         Command::Serve => serve::run(config).await,
         Command::Migrate => migrate::run(&config),
-        Command::Config { reference } => {
-            if reference {
-                print!("{}", settings::reference());
-            } else {
-                settings::print(&config);
-            }
-            Ok(())
+        Command::Config { reference: true } => {
+            say(format_args!("{}", settings::reference().trim_end()))
         }
+        Command::Config { reference: false } => settings::print(&config),
         Command::User(command) => user::run(&config, command).await,
         Command::Cleanup => cleanup::run(&config).await,
-    }
+    };
+    // Libraries tell some of their errors in several lines.
+    done.map_err(|problem| problem.split_whitespace().collect::<Vec<_>>().join(" "))
 }

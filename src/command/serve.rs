@@ -7,12 +7,13 @@ use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use tracing_subscriber::EnvFilter;
 
-use super::{migrate, server, user};
-use crate::account::password::normalise;
+use super::{migrate, say, server, user};
+use crate::account::password::{self, normalise};
 use crate::account::{self, Role, User};
 use crate::app::App;
 use crate::clock::SystemClock;
 use crate::config::Config;
+use crate::i18n::Lang;
 use crate::vault::random;
 
 /// Migrates if needed and serves until told to stop.
@@ -25,20 +26,24 @@ pub async fn run(config: Config) -> Result<(), String> {
         );
     }
     let app = App::start(config, Arc::new(SystemClock)).await?;
-    let first = first_admin(&app).await?;
+    // The port before the administrator: a password made by a start that fails would be lost.
     let running = server::bind(app, server::Signals::Heed)?;
-    println!("Gapura is at http://{}", running.address);
+    let first = first_admin(&running.app).await?;
+    // Nobody has to be reading the address.
+    let _ = say(format_args!("Gapura is at http://{}", running.address));
     if let Some((username, Some(password))) = first {
-        println!("Sign in as {username} with the password {password}");
-        println!("It is shown only this once.");
+        let shown = say(format_args!(
+            "Sign in as {username} with the password {password}\nIt is shown only this once."
+        ));
+        shown.map_err(|problem| {
+            format!("{problem}; set a password for {username} with `gapura user set-password {username}`")
+        })?;
     }
-    running.server.await.map_err(|error| error.to_string())?;
-    running
-        .app
-        .keystore
-        .flush()
-        .await
-        .map_err(|error| error.to_string())
+    let served = running.server.await;
+    if let Err(error) = running.app.keystore.flush().await {
+        tracing::warn!(%error, "the last activities could not be written down");
+    }
+    served.map_err(|error| error.to_string())
 }
 
 /// Makes the first administrator if there is nobody yet, and returns their name, and their password
@@ -63,15 +68,25 @@ async fn first_admin(app: &App) -> Result<Option<(String, Option<String>)>, Stri
         .as_ref()
         .map(|password| password.expose().clone());
     let password = normalise(&password.or_else(|| generated.clone()).unwrap_or_default());
-    let hash = app
-        .hasher
-        .hash(password)
-        .await
-        .map_err(|error| error.to_string())?;
     let username = account::username(&wanted.username)
         .map_err(|problem| format!("GAPURA_ADMIN_USERNAME: {problem}"))?;
     let email = account::email(&wanted.email)
         .map_err(|problem| format!("GAPURA_ADMIN_EMAIL: {problem}"))?;
+    password::check(
+        &password,
+        &[&username, &email],
+        app.config.password_min_length,
+    )
+    .map_err(|weakness| {
+        format!(
+            "GAPURA_ADMIN_PASSWORD: {}",
+            weakness.sentence(Lang::English)
+        )
+    })?;
+    let hash = app.hasher.hash(password).await.map_err(|error| {
+        let cause = error.cause().unwrap_or("too busy");
+        format!("the administrator's password cannot be hashed: {cause}")
+    })?;
     let mut admin = User::new(
         username.clone(),
         email,

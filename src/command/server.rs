@@ -3,10 +3,11 @@
 use std::net::{SocketAddr, TcpListener};
 use std::time::Duration;
 
-use actix_web::dev::Server;
+use actix_web::dev::{Server, ServerHandle};
 use actix_web::middleware::from_fn;
 use actix_web::web::Data;
 use actix_web::{App as Http, HttpServer, rt};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::cleanup;
 use crate::app::{App, routes};
@@ -15,6 +16,9 @@ use crate::web::https::insist;
 
 /// How long requests in flight may take to finish after SIGTERM, in seconds.
 const DRAIN_SECONDS: u64 = 25;
+/// How long after SIGTERM new connections are still served: by then whoever hands out the work has
+/// seen `/readyz` say no, and nobody knocks at a closed door.
+const LINGER: Duration = Duration::from_secs(2);
 /// How often what has expired is deleted.
 const SWEEP_EVERY: Duration = Duration::from_secs(600);
 
@@ -45,7 +49,7 @@ pub fn bind(app: App, signals: Signals) -> Result<Running, String> {
     let workers = app.config.workers;
     let app = Data::new(app);
     let shared = app.clone();
-    let mut server = HttpServer::new(move || {
+    let server = HttpServer::new(move || {
         Http::new()
             .app_data(shared.clone())
             .wrap(from_fn(insist))
@@ -54,17 +58,42 @@ pub fn bind(app: App, signals: Signals) -> Result<Running, String> {
     })
     .workers(workers)
     .client_request_timeout(Duration::from_secs(5))
-    .shutdown_timeout(DRAIN_SECONDS);
-    if signals == Signals::Ignore {
-        server = server.disable_signals();
-    }
+    .shutdown_timeout(DRAIN_SECONDS)
+    .disable_signals();
     let server = server.listen(listener).map_err(told)?.run();
+    if signals == Signals::Heed {
+        let listen = |kind| signal(kind).map_err(|error| format!("cannot await signals: {error}"));
+        let signals = (
+            listen(SignalKind::terminate())?,
+            listen(SignalKind::interrupt())?,
+        );
+        rt::spawn(heed(signals, server.handle(), app.clone()));
+    }
     rt::spawn(sweep(app.clone()));
     Ok(Running {
         address,
         server,
         app,
     })
+}
+
+/// SIGTERM: says so, lets others notice, then finishes what is in flight. SIGINT, as from a
+/// terminal: ends at once.
+async fn heed(
+    (mut terminate, mut interrupt): (Signal, Signal),
+    server: ServerHandle,
+    app: Data<App>,
+) {
+    let drained = async {
+        terminate.recv().await;
+        app.begin_draining();
+        tokio::time::sleep(LINGER).await;
+        server.stop(true).await;
+    };
+    tokio::select! {
+        () = drained => {}
+        _ = interrupt.recv() => server.stop(false).await,
+    }
 }
 
 async fn sweep(app: Data<App>) {

@@ -4,6 +4,7 @@ use std::io::{IsTerminal, Read};
 
 use clap::Subcommand;
 
+use super::say;
 use crate::account::password::{self, Hasher, normalise};
 use crate::account::{self, Role, User};
 use crate::audit::{self, Event, Kind};
@@ -57,7 +58,7 @@ pub async fn run(config: &Config, command: Command) -> Result<(), String> {
             let now = SystemClock.now();
             let user = User::new(username.clone(), email, name, role, hash, now);
             add(&db, user).await?;
-            println!("Added {username}.");
+            say(format_args!("Added {username}."))?;
         }
         Command::List => {
             let users = db.read(account::all).await.map_err(told)?;
@@ -67,10 +68,10 @@ pub async fn run(config: &Config, command: Command) -> Result<(), String> {
                 } else {
                     ""
                 };
-                println!(
+                say(format_args!(
                     "{:<24} {:<6} {:<32} {:<24} {state}",
                     user.username, user.role, user.email, user.name
-                );
+                ))?;
             }
         }
         Command::SetPassword { username } => {
@@ -84,15 +85,19 @@ pub async fn run(config: &Config, command: Command) -> Result<(), String> {
             .await?;
             let now = SystemClock.now();
             let changed = db.write(move |conn| {
-                account::set_password_hash(conn, &user.id, &user.password_hash, &hash)?;
+                if !account::set_password_hash(conn, &user.id, &user.password_hash, &hash)? {
+                    return Ok(None);
+                }
                 audit::record(conn, &Event::new(Kind::PasswordChanged, &user.id, now))?;
-                login::end_all_of(conn, &user.id, Cause::PasswordChanged, None, now)
+                login::end_all_of(conn, &user.id, Cause::PasswordChanged, None, now).map(Some)
             });
             let ended = changed.await.map_err(told)?;
-            println!(
+            let ended =
+                ended.ok_or("somebody changed this password at the same moment; try again")?;
+            say(format_args!(
                 "Changed the password of {username} and ended {} logins.",
                 ended.len()
-            );
+            ))?;
         }
         Command::Disable { username } => {
             let user = find(&db, &username).await?;
@@ -103,7 +108,10 @@ pub async fn run(config: &Config, command: Command) -> Result<(), String> {
                 login::end_all_of(conn, &user.id, Cause::Revoked, None, now)
             });
             let ended = disabled.await.map_err(told)?;
-            println!("Disabled {username} and ended {} logins.", ended.len());
+            say(format_args!(
+                "Disabled {username} and ended {} logins.",
+                ended.len()
+            ))?;
         }
         Command::Enable { username } => {
             let user = find(&db, &username).await?;
@@ -113,7 +121,7 @@ pub async fn run(config: &Config, command: Command) -> Result<(), String> {
                 audit::record(conn, &Event::new(Kind::UserEnabled, &user.id, now))
             });
             enabled.await.map_err(told)?;
-            println!("Enabled {username}.");
+            say(format_args!("Enabled {username}."))?;
         }
     }
     Ok(())

@@ -223,7 +223,8 @@ fn open_sqlite(path: &Path) -> ConnectionResult<SqliteConnection> {
 fn open_postgres(url: &Secret<String>) -> ConnectionResult<PgConnection> {
     let separator = if url.expose().contains('?') { '&' } else { '?' };
     let url = format!(
-        "{}{separator}connect_timeout=2&tcp_user_timeout=2000&application_name=gapura",
+        "{}{separator}connect_timeout=2&tcp_user_timeout=2000&keepalives_idle=2\
+         &keepalives_interval=1&keepalives_count=3&application_name=gapura",
         url.expose()
     );
     let mut conn = PgConnection::establish(&url)?;

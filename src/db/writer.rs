@@ -96,7 +96,11 @@ pub fn finish(conn: &mut AnyConnection, commit: bool) -> QueryResult<()> {
 
 fn run(mut conn: AnyConnection, manager: &Manager, inbox: &mpsc::Receiver<Message>) {
     let mut version = data_version(&mut conn).ok();
+    let mut is_sound = true;
     while let Ok(first) = inbox.recv() {
+        if !is_sound && let Ok(fresh) = manager.open() {
+            conn = fresh;
+        }
         let waiting = inbox.try_iter().take(LARGEST_GROUP - 1);
         let mut jobs = Vec::new();
         for message in std::iter::once(first).chain(waiting) {
@@ -115,18 +119,17 @@ fn run(mut conn: AnyConnection, manager: &Manager, inbox: &mpsc::Receiver<Messag
         if jobs.is_empty() {
             continue;
         }
-        // A job that panics leaves the connection in an unknown state: its callers hear that the
-        // database is unavailable, and the next group starts on a new connection.
-        let survived = catch_unwind(AssertUnwindSafe(|| commit_together(&mut conn, jobs)));
-        if survived.is_err()
-            && let Ok(fresh) = manager.open()
-        {
-            conn = fresh;
-        }
+        // A job that panics leaves the connection in an unknown state, and so does a full disk:
+        // SQLite then drops the whole transaction while Diesel still counts its savepoints, and
+        // would refuse to begin another for ever. Callers hear that the database is unavailable,
+        // and the next group starts on a new connection.
+        let committed = catch_unwind(AssertUnwindSafe(|| commit_together(&mut conn, jobs)));
+        is_sound = committed.unwrap_or(false);
     }
 }
 
-fn commit_together(conn: &mut AnyConnection, jobs: Vec<Job>) {
+/// Whether the group was committed.
+fn commit_together(conn: &mut AnyConnection, jobs: Vec<Job>) -> bool {
     let mut replies = Vec::with_capacity(jobs.len());
     let outcome = begin(conn).and_then(|()| {
         replies.extend(jobs.into_iter().map(|job| job(conn)));
@@ -135,6 +138,7 @@ fn commit_together(conn: &mut AnyConnection, jobs: Vec<Job>) {
     if outcome.is_err() {
         let _ = finish(conn, false);
     }
+    let is_committed = outcome.is_ok();
     let cause = outcome.err().map(|error| error.to_string());
     for reply in replies {
         reply(match &cause {
@@ -142,6 +146,7 @@ fn commit_together(conn: &mut AnyConnection, jobs: Vec<Job>) {
             Some(cause) => Err(DbError::Unavailable(cause.clone())),
         });
     }
+    is_committed
 }
 
 /// Changes when, and only when, another connection has changed the file.

@@ -3,9 +3,11 @@
 
 mod store;
 
+use std::sync::Arc;
+
 use crate::clock::Timestamp;
 use crate::config::Secret;
-use crate::db::{AnyConnection, Db};
+use crate::db::{AnyConnection, Db, DbError, is_unique_violation};
 use crate::id;
 use crate::vault::{AppKeys, Secrets, random};
 
@@ -35,7 +37,40 @@ pub struct Keys {
 /// # Errors
 /// When the database cannot be reached, or no app key opens what is stored.
 pub async fn load(db: &Db, app_keys: AppKeys, now: Timestamp) -> Result<Keys, String> {
-    let loaded = db.write(move |conn| {
+    let app_keys = Arc::new(app_keys);
+    let mut loaded = open_or_create(db, Arc::clone(&app_keys), now).await;
+    if let Err(DbError::Query(error)) = &loaded
+        && is_unique_violation(error)
+    {
+        // On PostgreSQL two nodes see none at the same moment; by now the other's are committed.
+        loaded = open_or_create(db, app_keys, now).await;
+    }
+    let opened = loaded.map_err(|error| error.to_string())?;
+    let opened = opened.ok_or("GAPURA_APP_KEY does not open the keys in the database: it is not the key they were made with")?;
+    let mut root = None;
+    let mut signing = Vec::new();
+    for (row, secret) in opened {
+        if row.purpose == ROOT {
+            root = Some(Secrets::derive(&secret));
+        } else if secret.expose().len() >= 32 {
+            signing.push(SigningKey {
+                id: row.id,
+                secret,
+                is_retired: row.retired_at.is_some(),
+            });
+        }
+    }
+    let secrets = root.ok_or("the database holds no root key")?;
+    Ok(Keys { secrets, signing })
+}
+
+/// What is stored, opened, after what is missing was made; `None` where the app key is another.
+async fn open_or_create(
+    db: &Db,
+    app_keys: Arc<AppKeys>,
+    now: Timestamp,
+) -> Result<Option<Vec<(store::Row, Secret<Vec<u8>>)>>, DbError> {
+    db.write(move |conn| {
         // Another node may be a moment ahead: then its keys stand, and ours are not made.
         let lacks = |rows: &[store::Row], purpose| !rows.iter().any(|row| row.purpose == purpose);
         let rows = store::all(conn)?;
@@ -58,24 +93,8 @@ pub async fn load(db: &Db, app_keys: AppKeys, now: Timestamp) -> Result<Keys, St
             opened.push((row, secret));
         }
         Ok(Some(opened))
-    });
-    let opened = loaded.await.map_err(|error| error.to_string())?;
-    let opened = opened.ok_or("GAPURA_APP_KEY does not open the keys in the database: it is not the key they were made with")?;
-    let mut root = None;
-    let mut signing = Vec::new();
-    for (row, secret) in opened {
-        if row.purpose == ROOT {
-            root = Some(Secrets::derive(&secret));
-        } else if secret.expose().len() >= 32 {
-            signing.push(SigningKey {
-                id: row.id,
-                secret,
-                is_retired: row.retired_at.is_some(),
-            });
-        }
-    }
-    let secrets = root.ok_or("the database holds no root key")?;
-    Ok(Keys { secrets, signing })
+    })
+    .await
 }
 
 fn create(

@@ -7,9 +7,12 @@
 
 mod embedded;
 mod redis;
+mod tally;
 
 use std::sync::Arc;
 use std::time::Duration;
+
+use tokio::time::Instant;
 
 pub use self::embedded::EmbeddedStore;
 pub use self::redis::RedisStore;
@@ -167,6 +170,31 @@ impl Keystore {
             Self::Redis(store) => store.count(key, window).await,
             Self::Embedded(store) => Ok(store.count(key, window)),
         }
+    }
+
+    /// As [`Keystore::count`], for a limit that must go on while Redis is away: then this process
+    /// counts for itself.
+    pub async fn count_whatever_happens(&self, key: &str, window: Duration) -> Count {
+        match self {
+            Self::Embedded(store) => store.count(key, window),
+            Self::Redis(store) => store.count(key, window).await.unwrap_or_else(|error| {
+                tracing::warn!(%error, "counting in this process alone");
+                store.tally().count(key, window, Instant::now())
+            }),
+        }
+    }
+
+    /// What [`Keystore::count_whatever_happens`] has counted, without counting; the larger number
+    /// where some was counted during an outage.
+    pub async fn counted<const N: usize>(&self, keys: [&str; N]) -> [u64; N] {
+        let known = self.get(keys).await.unwrap_or([const { None }; N]);
+        let mut numbers = known.map(|text| text.and_then(|text| text.parse().ok()).unwrap_or(0));
+        if let Self::Redis(store) = self {
+            for (number, key) in numbers.iter_mut().zip(keys) {
+                *number = store.tally().number(key, Instant::now()).max(*number);
+            }
+        }
+        numbers
     }
 
     /// Asks for a sign of life: of Redis, or of the database under the embedded store.

@@ -22,6 +22,7 @@ use ::redis::{
 use tokio::sync::watch;
 use tokio::time::timeout;
 
+use super::tally::Tally;
 use super::{Count, KeystoreUnavailable, milliseconds, number};
 
 /// How long a call may take in all.
@@ -58,6 +59,7 @@ struct Shared {
     links: Box<[watch::Sender<Link>]>,
     raise: Script,
     count: Script,
+    tally: Tally,
 }
 
 /// A connection, or why there is none.
@@ -84,6 +86,7 @@ impl RedisStore {
             links: links.collect(),
             raise: Script::new(RAISE),
             count: Script::new(COUNT),
+            tally: Tally::default(),
         })))
     }
 
@@ -180,6 +183,11 @@ impl RedisStore {
     pub(super) async fn ping(&self) -> Result<(), KeystoreUnavailable> {
         self.send(&::redis::cmd("PING")).await?;
         Ok(())
+    }
+
+    /// What this process counts for itself while Redis is away.
+    pub(super) fn tally(&self) -> &Tally {
+        &self.0.tally
     }
 
     async fn send(&self, command: &Cmd) -> Result<Value, KeystoreUnavailable> {

@@ -97,7 +97,7 @@ impl Ended {
 
     /// Whether the news is fresh enough to take on work.
     pub fn is_fresh(&self) -> bool {
-        self.lag() < READY_WITHIN
+        self.lag() < READY_WITHIN.min(self.max_lag)
     }
 
     fn mark_fed(&self, began: Instant) {

@@ -108,34 +108,25 @@ impl Counters {
         if !app.config.rate_limits {
             return Ok(());
         }
-        let counts = app
+        let [account, address] = app
             .keystore
-            .get([self.account.as_str(), self.address.as_str()])
+            .counted([self.account.as_str(), self.address.as_str()])
             .await;
-        let [account, address] = counts.unwrap_or_else(|error| {
-            tracing::warn!(%error, "failed logins cannot be counted");
-            [None, None]
-        });
-        let reached = |count: Option<String>, limit| {
-            count
-                .and_then(|count| count.parse().ok())
-                .is_some_and(|count: u64| count >= limit)
+        let closed = match (account, address) {
+            (FAILURES_PER_ACCOUNT_AND_ADDRESS.., _) => &self.account,
+            (_, FAILURES_PER_ADDRESS..) => &self.address,
+            _ => return Ok(()),
         };
-        if reached(account, FAILURES_PER_ACCOUNT_AND_ADDRESS)
-            || reached(address, FAILURES_PER_ADDRESS)
-        {
-            return Err(AppError::RateLimited {
-                retry_after: WINDOW,
-            });
-        }
-        Ok(())
+        // Counting tells when the window ends, and does not move it.
+        let count = app.keystore.count_whatever_happens(closed, WINDOW).await;
+        Err(AppError::RateLimited {
+            retry_after: count.resets_in,
+        })
     }
 
     async fn count_failure(&self, app: &App) {
         for key in [&self.account, &self.address] {
-            if let Err(error) = app.keystore.count(key, WINDOW).await {
-                tracing::warn!(%error, "a failed login could not be counted");
-            }
+            app.keystore.count_whatever_happens(key, WINDOW).await;
         }
     }
 }

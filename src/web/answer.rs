@@ -11,18 +11,21 @@ use actix_web::http::header::{
     CACHE_CONTROL, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER, SET_COOKIE,
     WWW_AUTHENTICATE,
 };
-use actix_web::http::{Method, StatusCode};
+use actix_web::http::{ConnectionType, Method, StatusCode};
 use actix_web::middleware::Next;
 use actix_web::{Error, HttpMessage, HttpRequest, HttpResponse, web};
 use url::form_urlencoded;
 
-use super::{origin, page};
+use super::origin;
+use super::page::{self, Page};
 use crate::app::App;
 use crate::error::{AppError, Code};
-use crate::i18n::Lang;
 use crate::id;
 use crate::session::cookies;
 use crate::session::extract::PASSWORD_PAGE;
+
+/// Larger heads are 431. (The framework itself stops reading at 128 KiB.)
+const LARGEST_HEAD: usize = 16 * 1024;
 
 /// The id under which a request is logged, and which its answer carries.
 #[derive(Clone)]
@@ -80,12 +83,24 @@ pub async fn dress<B: MessageBody + 'static>(
     };
     let id = id::new(app.clock.now()).simple().to_string();
     req.extensions_mut().insert(RequestId(id.clone()));
-    let dress = dress_of(req.path());
-    let response = match next.call(req).await {
-        Ok(response) => response,
-        Err(error) => return Err(unsaved(&error, &app, &dress, &id)),
+    let mut response = if is_head_too_large(&req) {
+        let refused = req.error_response(AppError::from(Code::HeadTooLarge));
+        told(refused, &id)
+            .map_into_boxed_body()
+            .map_into_right_body()
+    } else {
+        let page = (dress_of(req.path()) == Dress::Page)
+            .then(|| Page::new(req.request(), None, String::new()));
+        let (method, path) = (req.method().clone(), req.path().to_owned());
+        match next.call(req).await {
+            Ok(response) => told(response, &id),
+            Err(error) => {
+                let cause = error.to_string();
+                tracing::warn!(request_id = id, %method, path, cause, "the session could not be kept");
+                return Err(without_request(&error, page, &app, &id));
+            }
+        }
     };
-    let mut response = told(response, &app, &id);
     let (req, head) = (
         response.request().clone(),
         response.response_mut().head_mut(),
@@ -96,36 +111,49 @@ pub async fn dress<B: MessageBody + 'static>(
         .get(CONTENT_TYPE)
         .is_some_and(|kind| kind.as_bytes().starts_with(b"text/html"));
     secure(head.headers_mut(), &app, is_page, &id);
+    if app.is_draining() {
+        // The next request goes to another node instead of meeting a closed door here.
+        head.set_connection_type(ConnectionType::Close);
+    }
     log(&req, head.status, &id);
     Ok(response)
 }
 
-/// The session layer fails when a session cannot be written, after everything else succeeded. The
-/// request is gone by then, so that this answer is dressed here and speaks English.
-fn unsaved(error: &Error, app: &App, dress: &Dress, id: &str) -> Error {
-    tracing::error!(request_id = id, %error, "a session could not be written");
-    let told = AppError::Unavailable(error.to_string());
-    let mut answer = match dress {
-        Dress::Problem => problem(&told, id),
-        Dress::Page => {
-            let sentence = Lang::English.text("error.unavailable.detail");
-            HttpResponse::build(told.code().status())
-                .content_type("text/plain; charset=utf-8")
-                .body(sentence.into_owned())
-        }
+/// Address and headers, as they came, are larger than any browser of ours would send.
+fn is_head_too_large(req: &ServiceRequest) -> bool {
+    let target = req
+        .uri()
+        .path_and_query()
+        .map_or(0, |path| path.as_str().len());
+    let headers = req.headers().iter();
+    let lengths = headers.map(|(name, value)| name.as_str().len() + value.len() + 4);
+    target + lengths.sum::<usize>() > LARGEST_HEAD
+}
+
+/// The answer to an error that comes without its request: the session layer's, when the store has
+/// gone away between the handler and the writing of the session.
+fn without_request(error: &Error, page: Option<Page>, app: &App, id: &str) -> Error {
+    let told = match error.as_error::<AppError>() {
+        Some(error) => error.clone(),
+        None => AppError::Unavailable(error.to_string()),
+    };
+    let is_page = page.is_some();
+    let mut answer = match page {
+        Some(page) => page::error_page(page, &told, id),
+        None => problem(&told, id),
     };
     if let Some(seconds) = told.retry_after() {
-        let headers = answer.headers_mut();
-        headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
+        answer
+            .headers_mut()
+            .insert(RETRY_AFTER, HeaderValue::from(seconds));
     }
-    secure(answer.headers_mut(), app, false, id);
+    secure(answer.headers_mut(), app, is_page, id);
     InternalError::from_response(told, answer).into()
 }
 
 /// Replaces a bare error answer by one that tells it.
 fn told<B: MessageBody + 'static>(
     response: ServiceResponse<B>,
-    app: &App,
     id: &str,
 ) -> ServiceResponse<EitherBody<B, BoxBody>> {
     let Some(error) = error_of(&response) else {
@@ -144,7 +172,7 @@ fn told<B: MessageBody + 'static>(
         Dress::Problem => problem(&error, id),
         Dress::Page => match redirect(&req, &error) {
             Some(location) => super::see_other(&location),
-            None => page::error_page(&req, &error, id, app),
+            None => page::error_page(Page::new(&req, None, String::new()), &error, id),
         },
     };
     if let Some(seconds) = error.retry_after() {

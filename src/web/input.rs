@@ -37,9 +37,7 @@ impl<T: DeserializeOwned + Check + 'static> FromRequest for Json<T> {
     type Future = Pin<Box<dyn Future<Output = Result<Self, AppError>>>>;
 
     fn from_request(req: &HttpRequest, payload: &mut Payload) -> Self::Future {
-        let body = body(req, payload, |kind| {
-            kind == "application/json" || kind.ends_with("+json")
-        });
+        let body = body(req, payload, is_json);
         Box::pin(async move {
             let body = body.await?;
             json(&body).map(Json)
@@ -75,7 +73,7 @@ pub async fn optional_json<T: DeserializeOwned + Check + Default>(
     if bytes.is_empty() {
         return Ok(T::default());
     }
-    if !media_type(req).is_some_and(|kind| kind == "application/json") {
+    if !media_type(req).is_some_and(|kind| is_json(&kind)) {
         return Err(Code::UnsupportedMediaType.into());
     }
     json(&bytes)
@@ -86,20 +84,23 @@ pub async fn optional_json<T: DeserializeOwned + Check + Default>(
 /// # Errors
 /// 400 where it is not JSON, 422 where a field is wrong.
 pub fn json<T: DeserializeOwned + Check>(body: &[u8]) -> Result<T, AppError> {
-    // serde would take a list for the fields of an object, in their order.
-    if body.trim_ascii_start().starts_with(b"[") {
-        let list: Result<serde::de::IgnoredAny, _> = serde_json::from_slice(body);
-        list.map_err(|_| Code::MalformedRequest)?;
+    let malformed = || AppError::from(Code::MalformedRequest);
+    let text = std::str::from_utf8(body).map_err(|_| malformed())?;
+    let is_json = || serde_json::from_str::<serde::de::IgnoredAny>(text).is_ok();
+    // serde would also take an array for an object, its fields by position.
+    let first = text.trim_start().chars().next();
+    if first.is_some_and(|first| first != '{') && is_json() {
         let errors = FieldErrors::one("body", "This must be an object.");
         return Err(AppError::Invalid(errors));
     }
-    let mut reader = serde_json::Deserializer::from_slice(body);
+    let mut reader = serde_json::Deserializer::from_str(text);
     let parsed = serde_path_to_error::deserialize(&mut reader);
     match parsed {
-        Err(error) if !error.inner().is_data() => Err(Code::MalformedRequest.into()),
+        // serde_json calls some wrong values wrong syntax: a number too large, a number for a word.
+        Err(error) if !error.inner().is_data() && !is_json() => Err(malformed()),
         parsed => {
             let value = checked(parsed)?;
-            reader.end().map_err(|_| Code::MalformedRequest)?;
+            reader.end().map_err(|_| malformed())?;
             Ok(value)
         }
     }
@@ -118,6 +119,10 @@ fn body(
         }
         limited(&mut payload).await
     }
+}
+
+fn is_json(kind: &str) -> bool {
+    kind == "application/json" || kind.ends_with("+json")
 }
 
 fn media_type(req: &HttpRequest) -> Option<String> {

@@ -29,6 +29,8 @@ pub struct Page {
     pub csrf: String,
     /// This page's path, for links that come back to it.
     pub path: String,
+    /// This page's address with its query, where asking for it again changes nothing.
+    here: Option<String>,
     /// Who is signed in.
     pub user: Option<PageUser>,
     /// Which of the signed-in pages this is, for the navigation.
@@ -63,6 +65,7 @@ impl Page {
             theme: session.map_or_else(|| "auto".to_owned(), |record| record.theme.clone()),
             csrf,
             path: req.path().to_owned(),
+            here: (*req.method() == Method::GET).then(|| req.uri().to_string()),
             section: "",
             activity: None,
             user: session.map(|record| PageUser {
@@ -194,18 +197,11 @@ struct ErrorPage<'a> {
 }
 
 /// The page that tells of an error, calmly.
-pub fn error_page(
-    req: &HttpRequest,
-    error: &AppError,
-    request_id: &str,
-    _app: &App,
-) -> HttpResponse {
-    let page = Page::new(req, None, String::new());
-    // What may work in a moment is asked for again; the rest is left behind.
-    let here = req.uri().path_and_query().map(ToString::to_string);
-    let again = here.filter(|_| req.method() == Method::GET && error.retry_after().is_some());
+pub fn error_page(page: Page, error: &AppError, request_id: &str) -> HttpResponse {
     let status = error.code().status();
     let name = error.code().name();
+    // What may work in a moment is asked for again; the rest is left behind.
+    let again = page.here.clone().filter(|_| error.retry_after().is_some());
     let template = ErrorPage {
         status: status.as_u16(),
         title: page.t(&format!("error.{name}.title")),

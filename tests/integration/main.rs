@@ -8,9 +8,13 @@
 mod actors;
 mod browser;
 mod chromium;
+mod faults;
 mod harness;
+mod input;
 mod keystore;
 mod pictures;
+mod process;
+mod program;
 mod readme;
 mod rotation_model;
 mod session;

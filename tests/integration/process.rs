@@ -1,0 +1,541 @@
+//! The program as an operator meets it: first start, settings, commands, the end.
+
+use std::io::{Read, Write};
+use std::process::Stdio;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use crate::harness::{Backend, Installation};
+use crate::program::{
+    APP_KEY, OTHER_APP_KEY, PASSWORD, Place, Server, add_user, after, mode, pair, until,
+};
+
+fn place_on(backend: Backend) -> Place {
+    let mut place = Place::new();
+    for (name, value) in Installation::new(backend).settings {
+        if !["GAPURA_DATA_DIR", "GAPURA_BIND", "GAPURA_PUBLIC_URL"].contains(&name.as_str()) {
+            place = place.with(&name, &value);
+        }
+    }
+    place
+}
+
+async fn generated_password(server: &Server) -> String {
+    until(Duration::from_secs(5), || async {
+        server.out.text().contains("only this once")
+    })
+    .await;
+    after(&server.out.text(), "Sign in as admin with the password ").expect("a password")
+}
+
+#[actix_web::test]
+async fn the_first_start_makes_everything_and_prints_the_password_once() {
+    let place = Place::new();
+    let began = Instant::now();
+    let first = place.serve();
+    assert_eq!(first.get("/healthz").await.status(), 200);
+    assert!(
+        began.elapsed() < Duration::from_secs(5),
+        "{:?}",
+        began.elapsed()
+    );
+    assert_eq!(mode(&place.path("data")), 0o700);
+    for file in ["app.key", "gapura.db", "gapura.db-wal", "gapura.db-shm"] {
+        assert_eq!(mode(&place.path("data").join(file)), 0o600, "{file}");
+    }
+    let password = generated_password(&first).await;
+    let (token, _) = first.pair("admin", &password).await;
+    drop(first);
+
+    let began = Instant::now();
+    let second = place.serve();
+    assert_eq!(second.get_as("/api/v1/me", &token).await.status(), 200);
+    assert!(
+        began.elapsed() < Duration::from_secs(3),
+        "{:?}",
+        began.elapsed()
+    );
+    assert_eq!(second.token("admin", &password).await.status(), 200);
+    assert!(
+        !second.out.text().contains("password"),
+        "{}",
+        second.out.text()
+    );
+}
+
+#[actix_web::test]
+async fn a_start_that_cannot_have_its_port_leaves_the_administrator_to_the_next() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = taken.local_addr().expect("an address").to_string();
+    let place = Place::new().with("GAPURA_BIND", &address);
+    let sentence = place.run(&["serve"]).refused();
+    assert!(sentence.contains("cannot listen on"), "{sentence}");
+    let server = place.with("GAPURA_BIND", "127.0.0.1:0");
+    let server = server.serve();
+    let password = generated_password(&server).await;
+    assert_eq!(server.token("admin", &password).await.status(), 200);
+}
+
+#[test]
+fn settings_come_from_files_and_the_environment_and_all_problems_are_told_at_once() {
+    let place = Place::new().with("GAPURA_REMEMBER_LIFETIME", "11h");
+    std::fs::write(
+        place.path("gapura.toml"),
+        "session_lifetime = \"23h\"\nremember_lifetime = \"10h\"\n",
+    )
+    .unwrap();
+    std::fs::write(place.path("other.toml"), "session_lifetime = \"22h\"\n").unwrap();
+    let shown = place.run(&["config"]).done();
+    let line = |shown: &str, name: &str| {
+        let line = shown
+            .lines()
+            .find(|line| line.starts_with(name))
+            .expect("a line");
+        line.split_whitespace().collect::<Vec<_>>().join(" ")
+    };
+    assert_eq!(
+        line(&shown, "GAPURA_SESSION_LIFETIME"),
+        "GAPURA_SESSION_LIFETIME 23h (file)"
+    );
+    assert_eq!(
+        line(&shown, "GAPURA_REMEMBER_LIFETIME"),
+        "GAPURA_REMEMBER_LIFETIME 11h (environment)"
+    );
+    assert_eq!(
+        line(&shown, "GAPURA_LOGIN_LIFETIME"),
+        "GAPURA_LOGIN_LIFETIME 30d (default)"
+    );
+    let shown = place.run(&["config", "--config", "other.toml"]).done();
+    assert_eq!(
+        line(&shown, "GAPURA_SESSION_LIFETIME"),
+        "GAPURA_SESSION_LIFETIME 22h (file)"
+    );
+
+    let told = place.run(&["--config", "missing.toml"]);
+    assert!(!told.good && told.err.contains("missing.toml"), "{told:?}");
+
+    let place = Place::new()
+        .with("GAPURA_SESSION_LIFETIM", "24h")
+        .with("GAPURA_REFRESH_GRACE", "10")
+        .with("GAPURA_LOG", "info=b=c")
+        .with("DATABASE_URL", "mysql://somewhere");
+    let told = place.run(&[]);
+    assert!(!told.good);
+    for words in [
+        "did you mean GAPURA_SESSION_LIFETIME?",
+        "GAPURA_REFRESH_GRACE must be a whole number with a unit",
+        "GAPURA_LOG is not a filter",
+        "DATABASE_URL must be",
+    ] {
+        assert!(told.err.contains(words), "{words}: {told:?}");
+    }
+}
+
+#[test]
+fn no_command_prints_a_secret() {
+    let place = Place::new()
+        .with("GAPURA_APP_KEY", APP_KEY)
+        .with("GAPURA_ADMIN_PASSWORD", PASSWORD)
+        .with(
+            "DATABASE_URL",
+            "postgres://somewhere/gapura?user=u&password=hushhush",
+        )
+        .with("REDIS_URL", "redis://:hushhush@somewhere/");
+    let shown = place.run(&["config"]).done();
+    for secret in [APP_KEY, PASSWORD, "hushhush"] {
+        assert!(!shown.contains(secret), "{shown}");
+    }
+    assert_eq!(shown.matches("[hidden]").count(), 4, "{shown}");
+    // An unquoted key in the file is a mistake, and no reason to print it.
+    std::fs::write(
+        place.path("gapura.toml"),
+        format!("bind = \"127.0.0.1:0\"\napp_key = {APP_KEY}\n"),
+    )
+    .unwrap();
+    let told = place.run(&["config"]);
+    assert!(!told.good && told.err.contains("line 2"), "{told:?}");
+    assert!(!told.err.contains(APP_KEY), "{told:?}");
+}
+
+#[test]
+fn every_command_has_help_and_fails_with_one_sentence() {
+    let place = Place::new();
+    for command in [
+        "serve",
+        "migrate",
+        "config",
+        "cleanup",
+        "user",
+        "user add",
+        "user list",
+        "user set-password",
+        "user disable",
+        "user enable",
+    ] {
+        let mut words: Vec<&str> = command.split(' ').collect();
+        words.push("--help");
+        assert!(place.run(&words).done().contains("Usage"), "{command}");
+    }
+    let broken = Place::new().with("DATABASE_URL", "sqlite:///nowhere/at/all.db");
+    for command in ["serve", "migrate", "cleanup", "user list"] {
+        let words: Vec<&str> = command.split(' ').collect();
+        broken.run(&words).refused();
+    }
+    let broken = Place::new()
+        .with("GAPURA_APP_KEY", APP_KEY)
+        .with("DATABASE_URL", "postgres://u@127.0.0.1:1/none");
+    for command in ["serve", "migrate", "cleanup", "user list"] {
+        let words: Vec<&str> = command.split(' ').collect();
+        broken.run(&words).refused();
+    }
+}
+
+#[test]
+fn nobody_reading_and_nothing_to_read_is_no_panic() {
+    let place = Place::new();
+    let mut child = place.command(&["config"]).spawn().expect("it starts");
+    drop(child.stdout.take());
+    let told = crate::program::Told::of(child.wait_with_output().expect("it ends"));
+    assert!(!told.err.contains("panicked"), "{told:?}");
+    let add = ["user", "add", "eve", "--email", "eve@example.org"];
+    place.run(&add).refused();
+    let invalid = place
+        .command(&add)
+        .stdin(Stdio::null())
+        .output()
+        .expect("it ends");
+    crate::program::Told::of(invalid).refused();
+    let closed = std::process::Command::new("sh")
+        .args([
+            "-c",
+            "exec \"$0\" user add eve --email eve@example.org <&- >&-",
+            env!("CARGO_BIN_EXE_gapura"),
+        ])
+        .env_clear()
+        .current_dir(place.dir.path())
+        .output();
+    crate::program::Told::of(closed.expect("it ends")).refused();
+}
+
+#[test]
+fn migrate_says_what_it_did() {
+    for backend in Backend::ALL {
+        let place = place_on(backend);
+        let first = place.run(&["migrate"]).done();
+        assert!(
+            first.lines().all(|line| line.starts_with("Applied ")) && !first.is_empty(),
+            "{first}"
+        );
+        assert_eq!(
+            place.run(&["migrate"]).done(),
+            "The database is up to date.\n"
+        );
+        assert_eq!(
+            place.run(&["cleanup"]).done(),
+            "Deleted 0 old logins and 0 old audit events.\n"
+        );
+    }
+}
+
+#[actix_web::test]
+async fn people_are_managed_from_the_command_line_while_the_server_runs() {
+    for backend in Backend::ALL {
+        let place = place_on(backend).with("GAPURA_ADMIN_PASSWORD", PASSWORD);
+        let server = place.serve();
+        add_user(&place, "ada");
+        let add = |name: &str, email: &str, password: &str| {
+            place.run_with(&["user", "add", name, "--email", email], password)
+        };
+        assert!(
+            add("ADA", "other@example.org", PASSWORD)
+                .refused()
+                .contains("somebody has this")
+        );
+        assert!(
+            add("bob", "Ada@example.org", PASSWORD)
+                .refused()
+                .contains("somebody has this")
+        );
+        assert!(
+            add("bob", "bob@example.org", "short")
+                .refused()
+                .contains("at least 12")
+        );
+        assert!(
+            add("bob", "bob@example.org", "password1234")
+                .refused()
+                .contains("easy to guess")
+        );
+        assert!(
+            add("b b", "bob@example.org", PASSWORD)
+                .refused()
+                .contains("username")
+        );
+        assert!(
+            place
+                .run(&["user", "disable", "nobody"])
+                .refused()
+                .contains("nobody")
+        );
+        let list = place.run(&["user", "list"]).done();
+        assert_eq!(list.lines().count(), 2, "{list}");
+
+        let (access, refresh) = server.pair("ada", PASSWORD).await;
+        assert_eq!(server.sign_in("ada", PASSWORD).await.status(), 303);
+        assert_eq!(server.get("/dashboard").await.status(), 200);
+        place.run(&["user", "disable", "ada"]).done();
+        let within = until(Duration::from_secs(5), || async {
+            server.get_as("/api/v1/me", &access).await.status() == 401
+        })
+        .await;
+        assert!(
+            within < Duration::from_millis(1500),
+            "{backend:?}: {within:?}"
+        );
+        assert_eq!(server.refresh(&refresh).await.status(), 401);
+        assert_eq!(server.get("/dashboard").await.status(), 303);
+        assert_eq!(server.token("ada", PASSWORD).await.status(), 403);
+        assert!(place.run(&["user", "list"]).done().contains("disabled"));
+
+        place.run(&["user", "enable", "ada"]).done();
+        let (access, _) = server.pair("ada", PASSWORD).await;
+        let new = "a quite different sentence";
+        assert!(
+            place
+                .run_with(&["user", "set-password", "ada"], "ada@example.org")
+                .refused()
+                .contains("guess")
+        );
+        place
+            .run_with(&["user", "set-password", "ada"], &format!("{new}\n"))
+            .done();
+        until(Duration::from_secs(5), || async {
+            server.get_as("/api/v1/me", &access).await.status() == 401
+        })
+        .await;
+        assert_eq!(server.token("ada", PASSWORD).await.status(), 401);
+        assert_eq!(server.token("ada", new).await.status(), 200);
+    }
+}
+
+#[actix_web::test]
+async fn nodes_that_start_at_once_make_one_administrator_and_one_set_of_keys() {
+    for backend in Backend::ALL {
+        let place = Arc::new(place_on(backend));
+        let starts = (0..3).map(|_| {
+            let place = Arc::clone(&place);
+            std::thread::spawn(move || place.serve())
+        });
+        let starts: Vec<_> = starts.collect();
+        let nodes: Vec<Server> = starts
+            .into_iter()
+            .map(|start| start.join().expect("it serves"))
+            .collect();
+        until(Duration::from_secs(5), || async {
+            nodes
+                .iter()
+                .any(|node| node.out.text().contains("only this once"))
+        })
+        .await;
+        let passwords: Vec<_> = nodes
+            .iter()
+            .filter_map(|node| after(&node.out.text(), "Sign in as admin with the password "))
+            .collect();
+        assert_eq!(passwords.len(), 1, "{backend:?}");
+        assert_eq!(place.run(&["user", "list"]).done().lines().count(), 1);
+        let (access, refresh) = nodes[0].pair("admin", &passwords[0]).await;
+        // Each announces its own port as issuer unless told; here it is the same text for all.
+        for node in &nodes {
+            assert_eq!(
+                node.get_as("/api/v1/me", &access).await.status(),
+                200,
+                "{backend:?}"
+            );
+        }
+        assert_eq!(nodes[1].refresh(&refresh).await.status(), 200);
+    }
+}
+
+#[actix_web::test]
+async fn sigterm_under_load_fails_no_request_and_ends_in_time() {
+    let place = Place::new().with("GAPURA_ADMIN_PASSWORD", PASSWORD);
+    let mut server = place.serve();
+    let (token, _) = server.pair("admin", PASSWORD).await;
+    // Told by /readyz, whoever hands out the work stops sending new requests.
+    let away = Arc::new(AtomicBool::new(false));
+    let load: Vec<_> = (0..8)
+        .map(|number| {
+            let (url, token, away) = (server.url.clone(), token.clone(), Arc::clone(&away));
+            actix_web::rt::spawn(async move {
+                let http = reqwest::Client::new();
+                let mut served = 0;
+                while !away.load(Ordering::SeqCst) {
+                    let request = match number % 2 {
+                        0 => http.get(format!("{url}/api/v1/me")).bearer_auth(&token),
+                        _ => http.get(format!("{url}/login")),
+                    };
+                    let answer = request.send().await.expect("an answer");
+                    assert_eq!(answer.status(), 200);
+                    answer.bytes().await.expect("the whole answer");
+                    served += 1;
+                }
+                served
+            })
+        })
+        .collect();
+    let body = format!("{{\"username\":\"admin\",\"password\":\"{PASSWORD}\"}}");
+    let head = format!(
+        "POST /api/v1/auth/token HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n",
+        body.len()
+    );
+    let mut slow = std::net::TcpStream::connect(server.url.trim_start_matches("http://")).unwrap();
+    slow.write_all(head.as_bytes()).unwrap();
+    slow.write_all(&body.as_bytes()[..5]).unwrap();
+    until(Duration::from_secs(5), || async {
+        server.get("/readyz").await.status() == 200
+    })
+    .await;
+    server.signal("TERM");
+    let told = until(Duration::from_secs(2), || async {
+        server.get("/readyz").await.status() == 503
+    })
+    .await;
+    assert!(told < Duration::from_millis(500), "{told:?}");
+    away.store(true, Ordering::SeqCst);
+    for client in load {
+        assert!(client.await.expect("no failed request") > 0);
+    }
+    // Only once the door is closed does this one go on.
+    let address = server.url.trim_start_matches("http://").to_owned();
+    until(Duration::from_secs(5), || async {
+        std::net::TcpStream::connect(&address).is_err()
+    })
+    .await;
+    slow.write_all(&body.as_bytes()[5..]).unwrap();
+    let mut answer = String::new();
+    slow.read_to_string(&mut answer).unwrap();
+    assert!(
+        answer.starts_with("HTTP/1.1 200") && answer.contains("access_token"),
+        "{answer}"
+    );
+    let (took, good) = server.ended().await;
+    assert!(good && took < Duration::from_secs(30), "{took:?}");
+}
+
+#[actix_web::test]
+async fn a_key_file_that_others_can_read_is_refused() {
+    use std::os::unix::fs::PermissionsExt;
+    let place = Place::new();
+    drop(place.serve());
+    let key = place.path("data/app.key");
+    std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o640)).unwrap();
+    let sentence = place.run(&["serve"]).refused();
+    assert!(sentence.contains("can be read by others"), "{sentence}");
+}
+
+#[actix_web::test]
+async fn changing_the_app_key_keeps_everybody_signed_in() {
+    let both = format!("{OTHER_APP_KEY},{APP_KEY}");
+    let place = Place::new()
+        .with("GAPURA_ADMIN_PASSWORD", PASSWORD)
+        .with("GAPURA_APP_KEY", APP_KEY)
+        .with("GAPURA_PUBLIC_URL", "http://localhost");
+    let server = place.serve();
+    let (access, refresh) = server.pair("admin", PASSWORD).await;
+    assert_eq!(server.sign_in("admin", PASSWORD).await.status(), 303);
+    let jar = server.http.clone();
+    drop(server);
+
+    let place = place.with("GAPURA_APP_KEY", OTHER_APP_KEY);
+    let sentence = place.run(&["serve"]).refused();
+    assert!(
+        sentence.contains("GAPURA_APP_KEY does not open the keys"),
+        "{sentence}"
+    );
+
+    let place = place.with("GAPURA_APP_KEY", &both);
+    let server = place.serve();
+    assert_eq!(server.get_as("/api/v1/me", &access).await.status(), 200);
+    assert_eq!(
+        jar.get(format!("{}/dashboard", server.url))
+            .send()
+            .await
+            .unwrap()
+            .status(),
+        200
+    );
+    let answer = server.refresh(&refresh).await;
+    assert_eq!(answer.status(), 200);
+    let (access, _) = pair(answer).await;
+    drop(server);
+
+    // All has been sealed anew: the old key is no longer needed.
+    let place = place.with("GAPURA_APP_KEY", OTHER_APP_KEY);
+    let server = place.serve();
+    assert_eq!(server.get_as("/api/v1/me", &access).await.status(), 200);
+}
+
+#[test]
+fn an_administrators_password_that_is_easily_guessed_is_refused() {
+    let place = Place::new().with("GAPURA_ADMIN_PASSWORD", "password1234");
+    let sentence = place.run(&["serve"]).refused();
+    assert!(sentence.contains("GAPURA_ADMIN_PASSWORD"), "{sentence}");
+}
+
+#[actix_web::test]
+async fn the_log_holds_no_secret_even_at_debug() {
+    for backend in Backend::ALL {
+        let place = place_on(backend)
+            .with("GAPURA_LOG", "trace")
+            .with("GAPURA_APP_KEY", APP_KEY);
+        let place = place.with("GAPURA_ADMIN_PASSWORD", "canary horse battery staple");
+        let server = place.serve();
+        let password = "canary horse battery staple";
+        let mut canaries = vec![password.to_owned(), APP_KEY.to_owned()];
+        let (access, refresh) = server.pair("admin", password).await;
+        assert_eq!(
+            server
+                .token("admin", "canary wrong password")
+                .await
+                .status(),
+            401
+        );
+        canaries.push("canary wrong".to_owned());
+        assert_eq!(server.get_as("/api/v1/me", &access).await.status(), 200);
+        let answer = server.refresh(&refresh).await;
+        let next: Value = answer.json().await.expect("JSON");
+        for token in [
+            &next["data"]["access_token"],
+            &next["data"]["refresh_token"],
+        ] {
+            canaries.push(token.as_str().expect("a token").to_owned());
+        }
+        canaries.extend([access, refresh]);
+        let signed_in = server.sign_in("admin", password).await;
+        assert_eq!(signed_in.status(), 303);
+        canaries.extend(
+            signed_in
+                .cookies()
+                .map(|cookie| cookie.value().to_owned())
+                .filter(|value| value.len() > 8),
+        );
+        assert_eq!(server.get("/dashboard?canary-query=1").await.status(), 200);
+        canaries.push("canary-query".to_owned());
+        assert_eq!(server.refresh("canary-not-a-token").await.status(), 401);
+        canaries.push("canary-not-a-token".to_owned());
+        until(Duration::from_secs(5), || async {
+            server.err.text().contains("/dashboard")
+        })
+        .await;
+        let log = server.err.text();
+        for canary in canaries {
+            assert!(
+                !log.contains(&canary),
+                "{backend:?}: {canary} is in the log"
+            );
+        }
+    }
+}
