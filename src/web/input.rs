@@ -73,7 +73,7 @@ pub async fn optional_json<T: DeserializeOwned + Check + Default>(
     if bytes.is_empty() {
         return Ok(T::default());
     }
-    if !media_type(req).is_some_and(|kind| is_json(&kind)) {
+    if media_type(req).is_none_or(|kind| !is_json(&kind)) {
         return Err(Code::UnsupportedMediaType.into());
     }
     json(&bytes)

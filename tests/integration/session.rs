@@ -1181,7 +1181,7 @@ async fn dump(app: &TestApp) -> String {
             panic!("no Redis, no embedded store");
         };
         store.flush().await.unwrap();
-        for file in std::fs::read_dir(&app.app.config.data_dir).unwrap() {
+        for file in std::fs::read_dir(app.installation.dir().join("data")).unwrap() {
             let path = file.unwrap().path();
             if path.file_name().is_some_and(|name| name != "app.key") {
                 text.push_str(&String::from_utf8_lossy(&std::fs::read(path).unwrap()));
