@@ -75,7 +75,7 @@ pub async fn optional_json<T: DeserializeOwned + Check + Default>(
     if bytes.is_empty() {
         return Ok(T::default());
     }
-    if !media_type(req).is_some_and(|kind| kind == "application/json") {
+    if media_type(req).is_none_or(|kind| kind != "application/json") {
         return Err(Code::UnsupportedMediaType.into());
     }
     json(&bytes)
