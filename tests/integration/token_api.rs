@@ -414,6 +414,24 @@ async fn a_lost_answer_is_given_again_as_one_of_at_most_five_siblings() {
 }
 
 #[actix_web::test]
+async fn the_newest_of_a_line_is_found_past_siblings_that_lost() {
+    for backend in Backend::ALL {
+        let app = TestApp::start(backend).await;
+        let start = app.now();
+        let first = app.log_in("ada").await;
+        let second = app.refresh(&first).await;
+        let winner = app.refresh(&second).await;
+        app.advance(GRACE);
+        let latest = app.refresh(&second).await;
+        assert_ne!(winner.refresh, latest.refresh);
+        let newest = app.refresh(&winner).await;
+        // Only under a clock set back is an ancestor of siblings still within its grace.
+        app.clock.set(start);
+        assert_eq!(app.refresh(&first).await.refresh, newest.refresh);
+    }
+}
+
+#[actix_web::test]
 async fn an_unused_refresh_token_expires_and_no_login_outlives_its_lifetime() {
     for backend in Backend::ALL {
         let app = TestApp::start(backend).await;
