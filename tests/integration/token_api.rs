@@ -17,7 +17,7 @@ use jsonwebtoken::{Algorithm, EncodingKey};
 use reqwest::{Method, RequestBuilder, Response};
 use serde_json::{Value, json};
 
-use crate::harness::{Backend, TestApp};
+use crate::harness::{Backend, Installation, TestApp};
 
 const SECOND: Duration = Duration::from_secs(1);
 const GRACE: Duration = Duration::from_secs(10);
@@ -410,6 +410,24 @@ async fn a_lost_answer_is_given_again_as_one_of_at_most_five_siblings() {
         let next = app.refresh(&winner).await;
         refused(app.present(&siblings[4]).await, 401, "refresh_reused").await;
         refused(app.present(&next.refresh).await, 401, "refresh_reused").await;
+    }
+}
+
+#[actix_web::test]
+async fn the_newest_of_a_line_is_found_past_siblings_that_lost() {
+    for backend in Backend::ALL {
+        let app = TestApp::start(backend).await;
+        let start = app.now();
+        let first = app.log_in("ada").await;
+        let second = app.refresh(&first).await;
+        let winner = app.refresh(&second).await;
+        app.advance(GRACE);
+        let latest = app.refresh(&second).await;
+        assert_ne!(winner.refresh, latest.refresh);
+        let newest = app.refresh(&winner).await;
+        // Only under a clock set back is an ancestor of siblings still within its grace.
+        app.clock.set(start);
+        assert_eq!(app.refresh(&first).await.refresh, newest.refresh);
     }
 }
 
@@ -808,11 +826,12 @@ impl Drop for Process {
 
 #[actix_web::test]
 async fn after_a_kill_at_any_moment_every_client_goes_on_with_what_it_holds() {
-    let dir = tempfile::TempDir::new().expect("a directory");
+    let installation = Installation::new(Backend::Embedded);
+    let dir = installation.dir();
     let http = reqwest::Client::new();
     let post =
         |url: &str, path: &str, body: Value| http.post(format!("{url}{path}")).json(&body).send();
-    let mut process = Process::start(dir.path());
+    let mut process = Process::start(dir);
     let mut held = Vec::new();
     for _ in 0..8 {
         let body = json!({"username": "root", "password": TestApp::PASSWORD});
@@ -845,7 +864,7 @@ async fn after_a_kill_at_any_moment_every_client_goes_on_with_what_it_holds() {
             process.kill();
         };
         join(clients, killed).await;
-        process = Process::start(dir.path());
+        process = Process::start(dir);
         for held in &mut held {
             let body = json!({"refresh_token": *held});
             let answer = post(&process.url, "/api/v1/auth/refresh", body)
@@ -855,7 +874,7 @@ async fn after_a_kill_at_any_moment_every_client_goes_on_with_what_it_holds() {
         }
     }
     process.kill();
-    let file = dir.path().join("gapura.db");
+    let file = dir.join("gapura.db");
     let mut conn = SqliteConnection::establish(file.to_str().expect("UTF-8")).expect("it opens");
     #[derive(QueryableByName)]
     struct Integrity {
