@@ -84,6 +84,10 @@ async fn every_page(language: &'static str, name: &str) {
         .goto(&format!("{}/dashboard", blind.url))
         .await
         .expect("an answer");
+    let again = ada
+        .evaluate("document.querySelector('main .button').pathname")
+        .await;
+    assert_eq!(again, "/dashboard", "the same page once more");
     gallery.hang("error-503").await;
     ada.close().await;
 }
