@@ -1,11 +1,12 @@
 //! Bad input: a 4xx that says what is wrong, never a 5xx, never a wait.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use reqwest::{Method, Response, StatusCode};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::time::Instant;
 
 use crate::harness::{Backend, TestApp};
 
