@@ -24,7 +24,7 @@ pub struct Bearer {
 /// Whoever may call a private route of the API.
 pub enum Caller {
     Bearer(Bearer),
-    Session(BrowserSession),
+    Session(Box<BrowserSession>),
 }
 
 impl Caller {
@@ -147,7 +147,7 @@ impl FromRequest for Caller {
             if !matches!(*req.method(), Method::GET | Method::HEAD) {
                 csrf::check_session(&req, &app, &session.record, None)?;
             }
-            Ok(Self::Session(session))
+            Ok(Self::Session(Box::new(session)))
         })
     }
 }

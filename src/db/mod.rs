@@ -13,6 +13,7 @@ pub mod schema;
 mod writer;
 
 use std::fs::OpenOptions;
+use std::io::ErrorKind;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::time::Duration;
@@ -207,10 +208,17 @@ impl Manager {
 }
 
 fn open_sqlite(path: &Path) -> ConnectionResult<SqliteConnection> {
-    // Made here, since SQLite would make it readable by others; its side files take after it.
-    let mut private = OpenOptions::new();
-    let made = private.append(true).create(true).mode(0o600).open(path);
-    made.map_err(|error| ConnectionError::BadConnection(format!("{}: {error}", path.display())))?;
+    // Made here, since SQLite would make it readable by others; its side files take after it. One that
+    // exists is never opened: closing it again would drop the locks that SQLite holds on it in this
+    // process, and another process would take the database for abandoned.
+    let mut new = OpenOptions::new();
+    match new.write(true).create_new(true).mode(0o600).open(path) {
+        Err(error) if error.kind() != ErrorKind::AlreadyExists => {
+            let problem = format!("{}: {error}", path.display());
+            return Err(ConnectionError::BadConnection(problem));
+        }
+        _ => {}
+    }
     let mut conn = SqliteConnection::establish(&path.to_string_lossy())?;
     conn.batch_execute(
         "PRAGMA busy_timeout = 1000; PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; \

@@ -100,6 +100,8 @@ fn run(mut conn: AnyConnection, manager: &Manager, inbox: &mpsc::Receiver<Messag
     while let Ok(first) = inbox.recv() {
         if !is_sound && let Ok(fresh) = manager.open() {
             conn = fresh;
+            version = data_version(&mut conn).ok();
+            is_sound = true;
         }
         let waiting = inbox.try_iter().take(LARGEST_GROUP - 1);
         let mut jobs = Vec::new();

@@ -77,7 +77,6 @@ pub async fn dress<B: MessageBody + 'static>(
     mut req: ServiceRequest,
     next: Next<B>,
 ) -> Result<ServiceResponse<EitherBody<B, BoxBody>>, Error> {
-    cookies::sort_out(&mut req);
     let Some(app) = req.app_data::<web::Data<App>>().cloned() else {
         return Ok(next.call(req).await?.map_into_left_body());
     };
@@ -92,6 +91,7 @@ pub async fn dress<B: MessageBody + 'static>(
         let page = (dress_of(req.path()) == Dress::Page)
             .then(|| Page::new(req.request(), None, String::new()));
         let (method, path) = (req.method().clone(), req.path().to_owned());
+        cookies::sort_out(&mut req);
         match next.call(req).await {
             Ok(response) => told(response, &id),
             Err(error) => {

@@ -540,3 +540,22 @@ async fn the_log_holds_no_secret_even_at_debug() {
         }
     }
 }
+
+#[actix_web::test]
+async fn what_other_processes_do_to_the_database_file_is_seen_by_a_running_server() {
+    use diesel::connection::{Connection, SimpleConnection};
+    let place = Place::new().with("GAPURA_ADMIN_PASSWORD", PASSWORD);
+    let server = place.serve();
+    assert_eq!(server.token("admin", PASSWORD).await.status(), 200);
+    let by_somebody_else = |statement: &str| {
+        let path = place.path("data/gapura.db").display().to_string();
+        let mut conn = diesel::SqliteConnection::establish(&path).unwrap();
+        conn.batch_execute(statement).unwrap();
+    };
+    let refuse = "CREATE TRIGGER refuse BEFORE INSERT ON logins \
+                  BEGIN SELECT RAISE(ABORT, 'refused'); END";
+    by_somebody_else(refuse);
+    assert_eq!(server.token("admin", PASSWORD).await.status(), 503);
+    by_somebody_else("DROP TRIGGER refuse");
+    assert_eq!(server.token("admin", PASSWORD).await.status(), 200);
+}

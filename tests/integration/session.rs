@@ -1050,7 +1050,7 @@ async fn a_cookie_that_is_not_ours_never_signs_anybody_in() {
             format!("{login}.{}", "A".repeat(43)),
             format!("{login}."),
             stored.clone(),
-            format!("{}.{}", uuid::Uuid::now_v7(), "A".repeat(43)),
+            format!("{}.{}", gapura::id::new(app.now()), "A".repeat(43)),
             "x.y".to_owned(),
             format!("gapura:session:{stored}"),
         ] {
@@ -1350,6 +1350,7 @@ async fn a_session_that_cannot_be_written_is_an_outage() {
         .db
         .write(|conn| conn.batch_execute("DROP TRIGGER full"));
     empty.await.unwrap();
+    ada.open("/login").await.expect(200);
     ada.send_login(&[]).await.expect(303);
     ada.open("/dashboard").await.expect(200);
 }

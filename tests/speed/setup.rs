@@ -2,7 +2,6 @@
 
 use std::net::{TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
-#[expect(clippy::disallowed_types, reason = "a stopwatch, not a clock")]
 use std::time::{Duration, Instant};
 
 use argon2::{Algorithm, Argon2, Block, Params, Version};
@@ -337,7 +336,7 @@ impl Gapura {
     }
 }
 
-fn spawn(dir: &TempDir, port: u16, settings: &Vec<(String, String)>) -> Outcome<Process> {
+fn spawn(dir: &TempDir, port: u16, settings: &[(String, String)]) -> Outcome<Process> {
     let mut command = Command::new(format!(
         "{}/target/release/gapura",
         env!("CARGO_MANIFEST_DIR")
