@@ -88,10 +88,11 @@ pub async fn dress<B: MessageBody + 'static>(
             .map_into_boxed_body()
             .map_into_right_body()
     } else {
+        // Before anything reads a cookie: what has been read stays as it was.
+        cookies::sort_out(&mut req);
         let page = (dress_of(req.path()) == Dress::Page)
             .then(|| Page::new(req.request(), None, String::new()));
         let (method, path) = (req.method().clone(), req.path().to_owned());
-        cookies::sort_out(&mut req);
         match next.call(req).await {
             Ok(response) => told(response, &id),
             Err(error) => {

@@ -188,7 +188,7 @@ pub struct Tokens {
 impl Gapura {
     pub async fn start(settings: &[(&str, &str)]) -> Outcome<Self> {
         let dir = TempDir::new()?;
-        let settings = settings
+        let settings: Vec<(String, String)> = settings
             .iter()
             .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
             .collect();
