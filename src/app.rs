@@ -20,6 +20,7 @@ use crate::db::Db;
 use crate::keys;
 use crate::keystore::Keystore;
 use crate::login::ended::{self, Ended};
+use crate::login::sign_in::Turnstile;
 use crate::login::{self, Cause, Login};
 use crate::session::cookies::session_name;
 use crate::session::keeper::Keeper;
@@ -37,6 +38,7 @@ pub struct App {
     pub secrets: Arc<Secrets>,
     pub jwt: Jwt,
     pub hasher: Hasher,
+    pub turnstile: Turnstile,
     pub ended: Arc<Ended>,
     draining: AtomicBool,
 }
@@ -68,6 +70,7 @@ impl App {
         Ok(Self {
             jwt: Jwt::new(&config, keys.signing)?,
             hasher: Hasher::new(&config)?,
+            turnstile: Turnstile::default(),
             secrets: Arc::new(keys.secrets),
             config,
             clock,

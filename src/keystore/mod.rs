@@ -19,6 +19,7 @@ pub use self::redis::RedisStore;
 use crate::clock::Clock;
 use crate::config::{Config, DatabaseUrl};
 use crate::db::{self, Db};
+use crate::vault;
 
 /// The keystore gave no answer, or one that makes no sense: come back later. Whether a change was
 /// made is not known; a key that was to be deleted may still be there in Redis, never in the
@@ -54,7 +55,7 @@ pub enum Keystore {
 impl Keystore {
     /// Opens the keystore that `config` asks for: Redis if it has a `redis_url`, else the embedded
     /// one in the SQLite file of `db` (beside PostgreSQL: in a file of its own in the data
-    /// directory, which must exist).
+    /// directory).
     ///
     /// # Errors
     /// When the address of Redis cannot be one, or the embedded store's table cannot be read. A
@@ -74,6 +75,7 @@ impl Keystore {
         let db = match &config.database {
             DatabaseUrl::Sqlite(_) => db.clone(),
             DatabaseUrl::Postgres(_) => {
+                vault::create_data_dir(&config.data_dir).map_err(KeystoreUnavailable::new)?;
                 let file = DatabaseUrl::Sqlite(config.data_dir.join("keystore.db"));
                 db::migrate(&file).map_err(KeystoreUnavailable::new)?;
                 Db::open(&file, 1).map_err(KeystoreUnavailable::new)?

@@ -1,10 +1,12 @@
 //! From a name and a password to a person: the same for a page and for the API. Whoever it was and
 //! whatever is wrong, it takes as long and says the same.
 
+use std::hash::{BuildHasher, RandomState};
 use std::time::Duration;
 
 use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::Client;
 use crate::account::password::{Verdict, normalise};
@@ -18,6 +20,34 @@ const FAILURES_PER_ACCOUNT_AND_ADDRESS: u64 = 5;
 /// Failures within [`WINDOW`] after which an address is turned away.
 const FAILURES_PER_ADDRESS: u64 = 30;
 const WINDOW: Duration = Duration::from_secs(60);
+/// Attempts on one account from one address that may be under way at once.
+const AT_ONCE: usize = 4;
+
+/// Lets attempts on one account in a few at a time: a burst cannot outrun the count of its own
+/// failures.
+pub struct Turnstile {
+    lanes: Vec<Semaphore>,
+    hasher: RandomState,
+}
+
+impl Default for Turnstile {
+    fn default() -> Self {
+        Self {
+            lanes: (0..256).map(|_| Semaphore::new(AT_ONCE)).collect(),
+            hasher: RandomState::new(),
+        }
+    }
+}
+
+impl Turnstile {
+    /// Waits for a turn, which lasts as long as what is returned. Which accounts share a lane cannot
+    /// be foreseen.
+    async fn pass(&self, account: &str) -> Result<SemaphorePermit<'_>, AppError> {
+        let lane = self.hasher.hash_one(account) as usize % self.lanes.len();
+        let turn = self.lanes[lane].acquire().await;
+        turn.map_err(|error| AppError::Internal(error.to_string()))
+    }
+}
 
 /// Whose name and password these are.
 ///
@@ -31,6 +61,7 @@ pub async fn authenticate(
     client: &Client,
 ) -> Result<User, AppError> {
     let counters = Counters::of(app, name, client);
+    let _turn = app.turnstile.pass(&counters.account).await?;
     counters.refuse_too_many(app).await?;
     loop {
         let user = find(app, name).await?;

@@ -884,3 +884,27 @@ async fn after_a_kill_at_any_moment_every_client_goes_on_with_what_it_holds() {
     let check = diesel::sql_query("PRAGMA integrity_check").get_result::<Integrity>(&mut conn);
     assert_eq!(check.expect("an answer").integrity_check, "ok");
 }
+
+#[actix_web::test]
+async fn a_burst_of_guesses_does_not_outrun_its_count() {
+    for backend in Backend::ALL {
+        let app = TestApp::start(backend).await;
+        let guess = json!({"username": "ada", "password": "not the password at all"});
+        let burst = (0..40).map(|_| app.post_json("/api/v1/auth/token", &guess));
+        let answers = futures_util::future::join_all(burst).await;
+        let guesses = answers
+            .iter()
+            .filter(|answer| answer.status() == 401)
+            .count();
+        // Five, and those that were under way beside the fifth.
+        assert!(
+            (5..=8).contains(&guesses),
+            "{backend:?}: {guesses} guesses were heard"
+        );
+        let right = json!({"username": "ada", "password": TestApp::PASSWORD});
+        assert_eq!(
+            app.post_json("/api/v1/auth/token", &right).await.status(),
+            429
+        );
+    }
+}

@@ -222,6 +222,9 @@ impl Gapura {
         let began = stopwatch();
         let _process = spawn(&dir, port, &settings)?;
         wait_for(port, Duration::from_secs(20))?;
+        // A client of its own: the other one still holds connections to the process before.
+        drop(http);
+        let http = reqwest::Client::new();
         http.get(format!("http://127.0.0.1:{port}/healthz"))
             .send()
             .await?;

@@ -283,7 +283,15 @@ pub fn rotate(
                 Rotation::Sibling(next(&newest, login, user))
             }
         }
-        Decision::Expired => Rotation::Expired,
+        Decision::Expired => {
+            // Nobody came back in time: with its last token a login by API is over.
+            if presented.purpose == Purpose::Refresh
+                && !store::has_live(conn, &login.id, Purpose::Refresh, now)?
+            {
+                super::end(conn, &login, Cause::Unused, None, now)?;
+            }
+            Rotation::Expired
+        }
         Decision::Theft => {
             super::end(conn, &login, Cause::Theft, None, now)?;
             let event = Event::new(EventKind::RefreshReused, &login.user_id, now);
