@@ -2,6 +2,8 @@
 //! kind of route, adds what handlers left to be sent along, and the headers that every answer has.
 
 use std::borrow::Cow;
+use std::sync::LazyLock;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use actix_web::body::{BoxBody, EitherBody, MessageBody};
 use actix_web::cookie::Cookie;
@@ -20,9 +22,9 @@ use super::origin;
 use super::page::{self, Page};
 use crate::app::App;
 use crate::error::{AppError, Code};
-use crate::id;
 use crate::session::cookies;
 use crate::session::extract::PASSWORD_PAGE;
+use crate::vault::random;
 
 /// Larger heads are 431. (The framework itself stops reading at 128 KiB.)
 const LARGEST_HEAD: usize = 16 * 1024;
@@ -30,6 +32,18 @@ const LARGEST_HEAD: usize = 16 * 1024;
 /// The id under which a request is logged, and which its answer carries.
 #[derive(Clone)]
 pub struct RequestId(pub String);
+
+/// An id that no other request has, on any node: a random part made at the start, and a number. It
+/// need not be hard to guess, only cheap.
+fn request_id() -> String {
+    static PROCESS: LazyLock<u64> = LazyLock::new(|| u64::from_be_bytes(random()));
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    format!(
+        "{:016x}{:012x}",
+        *PROCESS,
+        NEXT.fetch_add(1, Ordering::Relaxed)
+    )
+}
 
 /// What extractors want sent along with the answer, whatever the handler answers.
 #[derive(Default)]
@@ -80,7 +94,7 @@ pub async fn dress<B: MessageBody + 'static>(
     let Some(app) = req.app_data::<web::Data<App>>().cloned() else {
         return Ok(next.call(req).await?.map_into_left_body());
     };
-    let id = id::new(app.clock.now()).simple().to_string();
+    let id = request_id();
     req.extensions_mut().insert(RequestId(id.clone()));
     let mut response = if is_head_too_large(&req) {
         let refused = req.error_response(AppError::from(Code::HeadTooLarge));

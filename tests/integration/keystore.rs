@@ -4,7 +4,7 @@
     clippy::disallowed_methods,
     reason = "how long a call takes is measured as the caller feels it"
 )]
-#![expect(clippy::unwrap_used, reason = "these are tests, their helpers too")]
+#![expect(clippy::unwrap_used, reason = "these are tests, and what they share")]
 
 use std::net::TcpListener;
 use std::process::{Child, Command, Stdio};

@@ -4,6 +4,7 @@
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use actix_web::http::header::{HeaderName, HeaderValue};
 use actix_web::{App, HttpResponse, HttpServer, web};
 
 use crate::Outcome;
@@ -16,11 +17,12 @@ pub struct Bare {
 }
 
 impl Bare {
-    pub fn start(body: &str, redis: Option<&str>) -> Outcome<Self> {
+    /// A handler that answers these bytes, headers and all.
+    pub fn start(same: &Same, redis: Option<&str>) -> Outcome<Self> {
         let port = free_port()?;
         let mut command = Command::new(std::env::current_exe()?);
         command
-            .args(["bare", &port.to_string(), body])
+            .args(["bare", &port.to_string(), &same.body, &same.headers])
             .args(redis)
             .stderr(Stdio::null());
         let process = command.spawn()?;
@@ -40,10 +42,25 @@ impl Drop for Bare {
     }
 }
 
+/// An answer to be given again.
+pub struct Same {
+    pub body: String,
+    /// A line each.
+    pub headers: String,
+}
+
+fn headers(lines: &str) -> Outcome<Vec<(HeaderName, HeaderValue)>> {
+    let lines = lines.lines().filter_map(|line| line.split_once(": "));
+    lines
+        .map(|(name, value)| Ok((name.parse()?, value.parse()?)))
+        .collect()
+}
+
 pub async fn serve(arguments: &[String]) -> Outcome<()> {
     let port: u16 = arguments[0].parse()?;
     let body: &'static str = Box::leak(arguments[1].clone().into_boxed_str());
-    let redis = match arguments.get(2) {
+    let headers: &'static [(HeaderName, HeaderValue)] = headers(&arguments[2])?.leak();
+    let redis = match arguments.get(3) {
         Some(url) => Some(redis::Client::open(url.as_str())?),
         None => None,
     };
@@ -69,9 +86,11 @@ pub async fn serve(arguments: &[String]) -> Outcome<()> {
                         let _: Result<(Option<String>, bool), _> =
                             pipeline.query_async(&mut connection).await;
                     }
-                    HttpResponse::Ok()
-                        .content_type("application/json")
-                        .body(body)
+                    let mut answer = HttpResponse::Ok().body(body);
+                    for (name, value) in headers {
+                        answer.headers_mut().insert(name.clone(), value.clone());
+                    }
+                    answer
                 },
             ))
     })

@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::Outcome;
+use crate::bare::Same;
 
 pub const APP_KEY: &str = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
 const PASSWORD: &str = "correct horse battery staple";
@@ -235,16 +236,10 @@ impl Gapura {
         format!("http://127.0.0.1:{}{path}", self.port)
     }
 
-    pub async fn get(&self, path: &str, header: &str) -> Outcome<String> {
+    pub async fn get(&self, path: &str, header: &str) -> Outcome<Same> {
         let (name, value) = header.split_once(": ").ok_or("a header")?;
-        Ok(self
-            .http
-            .get(self.url(path))
-            .header(name, value)
-            .send()
-            .await?
-            .text()
-            .await?)
+        let request = self.http.get(self.url(path)).header(name, value);
+        same(request.send().await?).await
     }
 
     pub async fn log_in(&self) -> Outcome<Tokens> {
@@ -308,13 +303,13 @@ impl Gapura {
         Ok((session, form_token(&page)?))
     }
 
-    pub async fn ping(&self, cookie: &str, token: &str) -> Outcome<String> {
+    pub async fn ping(&self, cookie: &str, token: &str) -> Outcome<Same> {
         let mut request = self.http.post(self.url("/api/update-activity"));
         for header in [cookie, token] {
             let (name, value) = header.split_once(": ").ok_or("a header")?;
             request = request.header(name, value);
         }
-        Ok(request.send().await?.error_for_status()?.text().await?)
+        same(request.send().await?).await
     }
 
     /// Puts so many logins in place.
@@ -355,6 +350,23 @@ fn spawn(dir: &TempDir, port: u16, settings: &[(String, String)]) -> Outcome<Pro
         .stdout(Stdio::null())
         .current_dir(dir.path());
     Ok(Process(command.spawn()?))
+}
+
+async fn same(answer: reqwest::Response) -> Outcome<Same> {
+    let answer = answer.error_for_status()?;
+    // What the server itself adds to every answer it would add twice.
+    let own = |name: &str| ["content-length", "date"].contains(&name);
+    let headers = answer
+        .headers()
+        .iter()
+        .filter(|(name, _)| !own(name.as_str()));
+    let headers =
+        headers.map(|(name, value)| format!("{name}: {}\n", value.to_str().unwrap_or_default()));
+    let headers = headers.collect();
+    Ok(Same {
+        headers,
+        body: answer.text().await?,
+    })
 }
 
 fn form_token(page: &str) -> Outcome<String> {
