@@ -3,18 +3,17 @@
 use actix_web::http::StatusCode;
 use actix_web::{HttpRequest, HttpResponse, web};
 use askama::Template;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use serde_json::json;
 
 use super::end_one;
 use crate::app::App;
 use crate::caller::Caller;
 use crate::clock::Timestamp;
-use crate::error::{AppError, Code, FieldErrors};
+use crate::error::{AppError, Code};
 use crate::login::{self, Cause, Kind, Login};
-use crate::session::extract::{BrowserSession, FormToken, SessionForm};
+use crate::session::extract::{BrowserSession, Confirmation, SessionForm};
 use crate::session::idle_end;
-use crate::web::input::Check;
 use crate::web::page::{Page, When, render};
 use crate::web::{origin, see_other, success};
 
@@ -98,23 +97,6 @@ fn device(page: &Page, app: &App, login: &Login, current: &str, now: Timestamp) 
 fn idle_until(app: &App, login: &Login) -> Option<Timestamp> {
     let timeout = app.config.clocks.session_idle_timeout;
     (login.kind == Kind::Browser.name()).then(|| idle_end(login.last_activity_at, timeout))
-}
-
-/// A form that only says yes.
-#[derive(Deserialize)]
-pub struct Confirmation {
-    #[serde(default)]
-    csrf_token: String,
-}
-
-impl Check for Confirmation {
-    fn check(&self, _: &mut FieldErrors) {}
-}
-
-impl FormToken for Confirmation {
-    fn form_token(&self) -> &str {
-        &self.csrf_token
-    }
 }
 
 /// `POST /dashboard/sessions/{id}/revoke`.

@@ -7,12 +7,13 @@ use actix_session::SessionExt;
 use actix_web::dev::Payload;
 use actix_web::http::Method;
 use actix_web::{FromRequest, HttpMessage, HttpRequest, web};
+use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use super::{Loaded, Record, TypedSession, activity_key, conclude, csrf, idle_end, remember};
 use crate::app::App;
 use crate::clock::Timestamp;
-use crate::error::{AppError, Code};
+use crate::error::{AppError, Code, FieldErrors};
 use crate::web::input::{Check, Form};
 use crate::web::origin;
 
@@ -121,6 +122,23 @@ pub struct SessionForm<T> {
 pub trait FormToken {
     /// The value of `csrf_token`.
     fn form_token(&self) -> &str;
+}
+
+/// A form that only says yes.
+#[derive(Deserialize)]
+pub struct Confirmation {
+    #[serde(default)]
+    csrf_token: String,
+}
+
+impl Check for Confirmation {
+    fn check(&self, _: &mut FieldErrors) {}
+}
+
+impl FormToken for Confirmation {
+    fn form_token(&self) -> &str {
+        &self.csrf_token
+    }
 }
 
 impl<T: DeserializeOwned + Check + FormToken + 'static> FromRequest for SessionForm<T> {

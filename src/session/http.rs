@@ -7,7 +7,7 @@ use actix_web::{HttpRequest, HttpResponse, web};
 use askama::Template;
 use serde::{Deserialize, Serialize};
 
-use super::extract::{FormToken, SessionForm, begin, living, look};
+use super::extract::{Confirmation, SessionForm, begin, living, look};
 use super::{Record, TypedSession, activity_after_ping, csrf, idle_end, keeper, remember};
 use crate::account::User;
 use crate::app::App;
@@ -259,28 +259,11 @@ async fn open(
     )
 }
 
-/// The logout form.
-#[derive(Deserialize)]
-pub struct LogoutForm {
-    #[serde(default)]
-    csrf_token: String,
-}
-
-impl Check for LogoutForm {
-    fn check(&self, _: &mut FieldErrors) {}
-}
-
-impl FormToken for LogoutForm {
-    fn form_token(&self) -> &str {
-        &self.csrf_token
-    }
-}
-
 /// `POST /logout`: ends the login, in the database first.
 pub async fn log_out(
     req: HttpRequest,
     app: web::Data<App>,
-    sent: Result<SessionForm<LogoutForm>, AppError>,
+    sent: Result<SessionForm<Confirmation>, AppError>,
 ) -> Result<HttpResponse, AppError> {
     let now = app.clock.now();
     let login_id = match sent {
