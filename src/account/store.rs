@@ -69,15 +69,14 @@ pub fn set_own_password(
     from: &str,
     to: &str,
 ) -> QueryResult<bool> {
-    let user = users::table
-        .filter(users::id.eq(id))
-        .filter(users::password_hash.eq(from));
-    let own = (
-        users::password_hash.eq(to),
-        users::must_change_password.eq(false),
-    );
-    let changed = diesel::update(user).set(own).execute(conn)?;
-    Ok(changed == 1)
+    if !set_password_hash(conn, id, from, to)? {
+        return Ok(false);
+    }
+    let chosen = users::must_change_password.eq(false);
+    diesel::update(users::table.find(id))
+        .set(chosen)
+        .execute(conn)?;
+    Ok(true)
 }
 
 /// Disables from a moment on, or enables.

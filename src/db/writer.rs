@@ -121,10 +121,9 @@ fn run(mut conn: AnyConnection, manager: &Manager, inbox: &mpsc::Receiver<Messag
         if jobs.is_empty() {
             continue;
         }
-        // A job that panics leaves the connection in an unknown state, and so does a full disk:
-        // SQLite then drops the whole transaction while Diesel still counts its savepoints, and
-        // would refuse to begin another for ever. Callers hear that the database is unavailable,
-        // and the next group starts on a new connection.
+        // After a job that panicked or a group that could not be committed, Diesel's count of
+        // savepoints need not be SQLite's: callers hear that the database is unavailable, and the
+        // next group starts on a new connection.
         let committed = catch_unwind(AssertUnwindSafe(|| commit_together(&mut conn, jobs)));
         is_sound = committed.unwrap_or(false);
     }

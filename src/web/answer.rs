@@ -29,10 +29,6 @@ use crate::vault::random;
 /// Larger heads are 431. (The framework itself stops reading at 128 KiB.)
 const LARGEST_HEAD: usize = 16 * 1024;
 
-/// The id under which a request is logged, and which its answer carries.
-#[derive(Clone)]
-pub struct RequestId(pub String);
-
 /// An id that no other request has, on any node: a random part made at the start, and a number. It
 /// need not be hard to guess, only cheap.
 fn request_id() -> String {
@@ -95,7 +91,6 @@ pub async fn dress<B: MessageBody + 'static>(
         return Ok(next.call(req).await?.map_into_left_body());
     };
     let id = request_id();
-    req.extensions_mut().insert(RequestId(id.clone()));
     let mut response = if is_head_too_large(&req) {
         let refused = req.error_response(AppError::from(Code::HeadTooLarge));
         told(refused, &id)
