@@ -31,6 +31,7 @@ pub enum Code {
     SessionMissing,
     CsrfFailed,
     Forbidden,
+    InsufficientScope,
     ReauthenticationRequired,
     AccountDisabled,
     NotFound,
@@ -65,6 +66,7 @@ impl Code {
             Self::SessionMissing => ("session_missing", 401),
             Self::CsrfFailed => ("csrf_failed", 403),
             Self::Forbidden => ("forbidden", 403),
+            Self::InsufficientScope => ("insufficient_scope", 403),
             Self::ReauthenticationRequired => ("reauthentication_required", 403),
             Self::AccountDisabled => ("account_disabled", 403),
             Self::NotFound => ("not_found", 404),
@@ -163,6 +165,8 @@ pub enum AppError {
     SessionOver(Reason),
     /// A page other than the one where a generated password is changed.
     PasswordMustChange,
+    /// 403 `reauthentication_required` on a page: the page that asks for the password.
+    PasswordAsked(String),
     /// 422, naming the fields.
     Invalid(FieldErrors),
     /// 429.
@@ -180,6 +184,7 @@ impl AppError {
             Self::Problem(code) => *code,
             Self::SessionOver(_) => Code::SessionExpired,
             Self::PasswordMustChange => Code::Forbidden,
+            Self::PasswordAsked(_) => Code::ReauthenticationRequired,
             Self::Invalid(_) => Code::ValidationFailed,
             Self::RateLimited { .. } => Code::RateLimited,
             Self::Unavailable(_) => Code::Unavailable,

@@ -58,6 +58,8 @@ pub struct Event {
     pub ip: Option<String>,
     /// Why, where there is a reason to tell.
     pub cause: Option<String>,
+    /// What it is about where the rest does not tell: a token's name, a role.
+    pub detail: Option<String>,
 }
 
 impl Event {
@@ -73,6 +75,7 @@ impl Event {
             device: None,
             ip: None,
             cause: None,
+            detail: None,
         }
     }
 
@@ -82,6 +85,14 @@ impl Event {
             actor_id: Some(actor_id.to_owned()),
             device: Some(client.device.clone()),
             ip: Some(client.ip.clone()),
+            ..self
+        }
+    }
+
+    /// About this.
+    pub fn about(self, detail: &str) -> Self {
+        Self {
+            detail: Some(detail.to_owned()),
             ..self
         }
     }

@@ -1,19 +1,26 @@
 //! Who is calling: one extractor settles it for every private route of the API and stops at the
 //! first credential that answers. A good JWT costs no I/O, and nothing else of the request is read.
 
+pub mod admin;
+pub mod scope;
+pub mod step_up;
+
+use std::marker::PhantomData;
 use std::pin::Pin;
 use std::sync::Arc;
 
 use actix_web::dev::Payload;
 use actix_web::http::Method;
-use actix_web::http::header::AUTHORIZATION;
+use actix_web::http::header::{AUTHORIZATION, HeaderValue};
 use actix_web::{FromRequest, HttpRequest};
 
+use self::scope::Permission;
 use crate::app::App;
 use crate::error::{AppError, Code};
 use crate::session::csrf;
 use crate::session::extract::{BrowserSession, app_of, living};
 use crate::token::jwt::{Claims, Reading};
+use crate::web::answer::Outgoing;
 use crate::web::origin;
 
 /// A caller with a good access token.
@@ -21,34 +28,40 @@ pub struct Bearer {
     pub claims: Arc<Claims>,
 }
 
-/// Whoever may call a private route of the API.
-pub enum Caller {
+/// What a caller is known by.
+pub enum Credential {
     Bearer(Bearer),
     Session(Box<BrowserSession>),
 }
 
-impl Caller {
+/// Whoever may call a private route of the API; `P` says what the route asks of a personal token.
+pub struct Caller<P> {
+    pub credential: Credential,
+    permission: PhantomData<P>,
+}
+
+impl<P> Caller<P> {
     /// The caller's user id.
     pub fn user_id(&self) -> &str {
-        match self {
-            Self::Bearer(bearer) => &bearer.claims.sub,
-            Self::Session(session) => &session.record.user_id,
+        match &self.credential {
+            Credential::Bearer(bearer) => &bearer.claims.sub,
+            Credential::Session(session) => &session.record.user_id,
         }
     }
 
-    /// The login that the caller's credential belongs to.
-    pub fn login_id(&self) -> &str {
-        match self {
-            Self::Bearer(bearer) => &bearer.claims.sid,
-            Self::Session(session) => &session.record.login_id,
+    /// The login that the caller's credential belongs to, if it belongs to one.
+    pub fn login_id(&self) -> Option<&str> {
+        match &self.credential {
+            Credential::Bearer(bearer) => Some(&bearer.claims.sid),
+            Credential::Session(session) => Some(&session.record.login_id),
         }
     }
 
     /// `X-Auth-Method`: which credential it was.
-    pub const fn method(&self) -> &'static str {
-        match self {
-            Self::Bearer(_) => "jwt",
-            Self::Session(_) => "session",
+    const fn method(&self) -> &'static str {
+        match &self.credential {
+            Credential::Bearer(_) => "jwt",
+            Credential::Session(_) => "session",
         }
     }
 }
@@ -126,28 +139,39 @@ impl FromRequest for Bearer {
     }
 }
 
-impl FromRequest for Caller {
+impl<P: Permission> FromRequest for Caller<P> {
     type Error = AppError;
     type Future = Pin<Box<dyn Future<Output = Result<Self, AppError>>>>;
 
     fn from_request(req: &HttpRequest, _: &mut Payload) -> Self::Future {
         let (req, app) = (req.clone(), app_of(req));
         Box::pin(async move {
-            let presented = Presented::read(&req, &app)?;
-            if !matches!(presented, Presented::Nothing) {
-                return presented.good().map(Self::Bearer);
-            }
-            let session = match living(&req, &app, app.clock.now()).await {
-                Err(AppError::Problem(Code::SessionMissing)) => {
-                    return Err(Code::TokenMissing.into());
-                }
-                session => session?,
+            let caller = Self {
+                credential: settle(&req, &app).await?,
+                permission: PhantomData,
             };
-            origin::refuse_foreign(&req, &app)?;
-            if !matches!(*req.method(), Method::GET | Method::HEAD) {
-                csrf::check_session(&req, &app, &session.record, None)?;
-            }
-            Ok(Self::Session(Box::new(session)))
+            let method = HeaderValue::from_static(caller.method());
+            Outgoing::set_header(&req, "x-auth-method", method);
+            Ok(caller)
         })
     }
+}
+
+/// The first credential of the request that answers.
+async fn settle(req: &HttpRequest, app: &App) -> Result<Credential, AppError> {
+    let presented = Presented::read(req, app)?;
+    if !matches!(presented, Presented::Nothing) {
+        return presented.good().map(Credential::Bearer);
+    }
+    let session = match living(req, app, app.clock.now()).await {
+        Err(AppError::Problem(Code::SessionMissing)) => {
+            return Err(Code::TokenMissing.into());
+        }
+        session => session?,
+    };
+    origin::refuse_foreign(req, app)?;
+    if !matches!(*req.method(), Method::GET | Method::HEAD) {
+        csrf::check_session(req, app, &session.record, None)?;
+    }
+    Ok(Credential::Session(Box::new(session)))
 }

@@ -43,7 +43,7 @@ diesel::table! {
     audit_events (id) {
         id -> Text, at -> BigInt, kind -> Text, user_id -> Nullable<Text>,
         actor_id -> Nullable<Text>, login_id -> Nullable<Text>, device -> Nullable<Text>,
-        ip -> Nullable<Text>, cause -> Nullable<Text>,
+        ip -> Nullable<Text>, cause -> Nullable<Text>, detail -> Nullable<Text>,
     }
 }
 

@@ -9,12 +9,14 @@ use serde_json::json;
 use super::end_one;
 use crate::app::App;
 use crate::caller::Caller;
+use crate::caller::scope::{SessionsRead, SessionsWrite};
 use crate::clock::Timestamp;
 use crate::error::{AppError, Code};
 use crate::login::{self, Cause, Kind, Login};
 use crate::session::extract::{BrowserSession, Confirmation, SessionForm};
 use crate::session::idle_end;
 use crate::web::page::{Page, When, render};
+use crate::web::paging::{Paging, success_list};
 use crate::web::{origin, see_other, success};
 
 #[derive(Template)]
@@ -146,13 +148,19 @@ struct SessionOut<'a> {
 }
 
 /// `GET /api/v1/sessions`.
-pub async fn list(app: web::Data<App>, caller: Caller) -> Result<HttpResponse, AppError> {
+pub async fn list(
+    app: web::Data<App>,
+    caller: Caller<SessionsRead>,
+    paging: Paging,
+) -> Result<HttpResponse, AppError> {
     let now = app.clock.now();
     let user_id = caller.user_id().to_owned();
+    let (rows, after) = (paging.rows(), paging.after.clone());
     let logins = app
         .db
-        .read(move |conn| login::living_of(conn, &user_id, now))
+        .read(move |conn| login::living_page_of(conn, &user_id, after.as_deref(), rows, now))
         .await?;
+    let (logins, next) = paging.cut(logins, |login| &login.id);
     let out: Vec<SessionOut<'_>> = logins
         .iter()
         .map(|login| SessionOut {
@@ -164,17 +172,17 @@ pub async fn list(app: web::Data<App>, caller: Caller) -> Result<HttpResponse, A
             last_activity_at: login.last_activity_at,
             idle_expires_at: idle_until(&app, login).map(|idle| idle.min(login.expires_at)),
             expires_at: login.expires_at,
-            current: login.id == caller.login_id(),
+            current: Some(login.id.as_str()) == caller.login_id(),
         })
         .collect();
-    Ok(success("Your logins.", out))
+    Ok(success_list("Your logins.", out, next.as_deref()))
 }
 
 /// `DELETE /api/v1/sessions/{id}`.
 pub async fn delete(
     req: HttpRequest,
     app: web::Data<App>,
-    caller: Caller,
+    caller: Caller<SessionsWrite>,
     id: web::Path<String>,
 ) -> Result<HttpResponse, AppError> {
     let ended = end_mine(&req, &app, caller.user_id().to_owned(), id.into_inner()).await?;

@@ -11,7 +11,9 @@ use std::time::Duration;
 
 use diesel::prelude::*;
 
-pub use self::store::{by_id, delete_old, end_all_of, living_of, mark_activity, set_auth_time};
+pub use self::store::{
+    by_id, delete_old, end_all_of, living_of, living_page_of, mark_activity, set_auth_time,
+};
 use crate::account::{self, User};
 use crate::audit::{self, Event, Kind as EventKind};
 use crate::clock::Timestamp;

@@ -59,6 +59,30 @@ pub fn living_of(
         .load(conn)
 }
 
+/// A piece of the living logins of a person, the latest begun first: those begun before `after`.
+pub fn living_page_of(
+    conn: &mut AnyConnection,
+    user_id: &str,
+    after: Option<&str>,
+    most: i64,
+    now: Timestamp,
+) -> QueryResult<Vec<Login>> {
+    let living = logins::table
+        .filter(logins::user_id.eq(user_id))
+        .filter(logins::ended_at.is_null())
+        .filter(logins::expires_at.gt(now))
+        .into_boxed();
+    let living = match after {
+        Some(after) => living.filter(logins::id.lt(after.to_owned())),
+        None => living,
+    };
+    living
+        .order(logins::id.desc())
+        .limit(most)
+        .select(Login::as_select())
+        .load(conn)
+}
+
 /// Ends the living logins of a person, and returns them.
 pub fn end_all_of(
     conn: &mut AnyConnection,

@@ -11,6 +11,7 @@ use crate::account::password::{self, Weakness, normalise};
 use crate::account::{self, User};
 use crate::app::App;
 use crate::caller::Caller;
+use crate::caller::scope::ProfileRead;
 use crate::error::{AppError, Code, FieldErrors};
 use crate::login::{self, Cause, sign_in};
 use crate::session::extract::{BrowserSession, FormToken, SessionForm, begin};
@@ -20,16 +21,14 @@ use crate::web::page::{Page, render};
 use crate::web::{origin, see_other, success};
 
 /// `GET /api/v1/me`.
-pub async fn me(app: web::Data<App>, caller: Caller) -> Result<HttpResponse, AppError> {
+pub async fn me(
+    app: web::Data<App>,
+    caller: Caller<ProfileRead>,
+) -> Result<HttpResponse, AppError> {
     let id = caller.user_id().to_owned();
     let user = app.db.read(move |conn| account::by_id(conn, &id)).await?;
-    let mut answer = success("Your account.", whole(&user.ok_or(Code::TokenRevoked)?));
-    let method = actix_web::http::header::HeaderValue::from_static(caller.method());
-    answer.headers_mut().insert(
-        actix_web::http::header::HeaderName::from_static("x-auth-method"),
-        method,
-    );
-    Ok(answer)
+    let user = user.ok_or(Code::TokenRevoked)?;
+    Ok(success("Your account.", whole(&user)))
 }
 
 fn whole(user: &User) -> serde_json::Value {
@@ -178,12 +177,9 @@ pub async fn set_password(
         let Some(this) = login::by_id(conn, &login_id)? else {
             return Ok(None);
         };
-        let changed = change_password(conn, &person, &hash, &this, remember_until, &client, now)?;
-        Ok(changed.map(|changed| (changed, this)))
+        change_password(conn, &person, &hash, &this, remember_until, &client, now)
     });
-    let Some((changed, this)) = changed.await? else {
-        return Err(Code::Conflict.into());
-    };
+    let changed = changed.await?.ok_or(Code::Conflict)?;
     for login in &changed.ended {
         app.announce(login, Cause::PasswordChanged);
     }
@@ -194,6 +190,6 @@ pub async fn set_password(
         must_change_password: false,
         ..user
     };
-    begin(&req, &Record::new(&user, &this, remember_until))?;
+    begin(&req, &Record::new(&user, &changed.this, remember_until))?;
     Ok(see_other("/dashboard"))
 }

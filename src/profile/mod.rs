@@ -13,6 +13,8 @@ use crate::login::{self, Cause, Client, Login};
 
 /// What a password change leaves.
 pub struct Changed {
+    /// This login, whose password has just been given.
+    pub this: Login,
     /// Every other login, ended.
     pub ended: Vec<Login>,
     /// This browser's new remember token, if it had one.
@@ -47,5 +49,13 @@ pub fn change_password(
         }
         None => None,
     };
-    Ok(Some(Changed { ended, remember }))
+    let this = Login {
+        auth_time: now,
+        ..this.clone()
+    };
+    Ok(Some(Changed {
+        this,
+        ended,
+        remember,
+    }))
 }

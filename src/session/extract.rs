@@ -14,7 +14,7 @@ use super::{Loaded, Record, TypedSession, activity_key, conclude, csrf, idle_end
 use crate::app::App;
 use crate::clock::Timestamp;
 use crate::error::{AppError, Code, FieldErrors};
-use crate::web::input::{Check, Form};
+use crate::web::input::{Check, Form, FormFields};
 use crate::web::origin;
 
 /// Where a password is changed: the one page open to those who must.
@@ -138,6 +138,12 @@ impl Check for Confirmation {
 impl FormToken for Confirmation {
     fn form_token(&self) -> &str {
         &self.csrf_token
+    }
+}
+
+impl FormToken for FormFields {
+    fn form_token(&self) -> &str {
+        self.get("csrf_token").unwrap_or_default()
     }
 }
 

@@ -11,7 +11,8 @@ use super::extract::{Confirmation, SessionForm, begin, living, look};
 use super::{Record, TypedSession, activity_after_ping, csrf, idle_end, keeper, remember};
 use crate::account::User;
 use crate::app::App;
-use crate::caller::Caller;
+use crate::caller::scope::NoToken;
+use crate::caller::{Caller, Credential};
 use crate::clock::Timestamp;
 use crate::error::{AppError, Code, FieldErrors, Reason};
 use crate::login::rotation::{self, Purpose};
@@ -333,13 +334,13 @@ struct Clocks {
 pub async fn update_activity(
     req: HttpRequest,
     app: web::Data<App>,
-    caller: Caller,
+    caller: Caller<NoToken>,
     payload: web::Payload,
 ) -> Result<HttpResponse, AppError> {
     let ping: Ping = input::optional_json(&req, &mut payload.into_inner()).await?;
     let now = app.clock.now();
-    let clocks = match caller {
-        Caller::Session(session) => {
+    let clocks = match caller.credential {
+        Credential::Session(session) => {
             let at = activity_after_ping(session.last_activity, ping.idle_seconds, now);
             let session = session.touch(&app, at, now).await?;
             let idle_expires_at = idle_end(
@@ -353,7 +354,7 @@ pub async fn update_activity(
                 session_expires_at,
             }
         }
-        Caller::Bearer(bearer) => {
+        Credential::Bearer(bearer) => {
             let at = activity_after_ping(Timestamp::from_seconds(0), ping.idle_seconds, now);
             let login = app.db.write(move |conn| {
                 login::mark_activity(conn, &bearer.claims.sid, at)?;

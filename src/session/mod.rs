@@ -41,6 +41,9 @@ pub struct Record {
     pub ip: String,
     /// Milliseconds since 1970, as are the others.
     started_at: i64,
+    /// When a password was last given.
+    #[serde(default)]
+    auth_time: i64,
     expires_at: i64,
     remember_until: Option<i64>,
     /// The remember token that came with this session, until its first use has been noted.
@@ -66,6 +69,7 @@ impl Record {
             device: login.device.clone(),
             ip: login.ip.clone(),
             started_at: login.started_at.millis(),
+            auth_time: login.auth_time.millis(),
             expires_at: login.expires_at.millis(),
             remember_until: remember_until.map(Timestamp::millis),
             remember_token: None,
@@ -77,6 +81,16 @@ impl Record {
     /// When the password was given.
     pub const fn started_at(&self) -> Timestamp {
         Timestamp::from_millis(self.started_at)
+    }
+
+    /// When a password was last given.
+    pub const fn auth_time(&self) -> Timestamp {
+        Timestamp::from_millis(self.auth_time)
+    }
+
+    /// Notes that a password was given again.
+    pub const fn set_auth_time(&mut self, at: Timestamp) {
+        self.auth_time = at.millis();
     }
 
     /// The hard end.

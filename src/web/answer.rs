@@ -45,20 +45,33 @@ fn request_id() -> String {
 #[derive(Default)]
 pub struct Outgoing {
     cookies: Vec<Cookie<'static>>,
+    headers: Vec<(HeaderName, HeaderValue)>,
 }
 
 impl Outgoing {
     /// Sends a cookie along.
     pub fn set_cookie(req: &HttpRequest, cookie: Cookie<'static>) {
+        Self::with(req, |outgoing| {
+            outgoing
+                .cookies
+                .retain(|known| known.name() != cookie.name());
+            outgoing.cookies.push(cookie);
+        });
+    }
+
+    /// Sends a header along.
+    pub fn set_header(req: &HttpRequest, name: &'static str, value: HeaderValue) {
+        let name = HeaderName::from_static(name);
+        Self::with(req, |outgoing| outgoing.headers.push((name, value)));
+    }
+
+    fn with(req: &HttpRequest, change: impl FnOnce(&mut Self)) {
         let mut extensions = req.extensions_mut();
         if !extensions.contains::<Self>() {
             extensions.insert(Self::default());
         }
         if let Some(outgoing) = extensions.get_mut::<Self>() {
-            outgoing
-                .cookies
-                .retain(|known| known.name() != cookie.name());
-            outgoing.cookies.push(cookie);
+            change(outgoing);
         }
     }
 }
@@ -180,9 +193,10 @@ fn told<B: MessageBody + 'static>(
     }
     let mut answer = match dress_of(req.path()) {
         Dress::Problem => problem(&error, id),
-        Dress::Page => match redirect(&req, &error) {
-            Some(location) => super::see_other(&location),
-            None => page::error_page(Page::new(&req, None, String::new()), &error, id),
+        Dress::Page => match (&*error, redirect(&req, &error)) {
+            (AppError::PasswordAsked(html), _) => page::html(html.clone(), StatusCode::FORBIDDEN),
+            (_, Some(location)) => super::see_other(&location),
+            _ => page::error_page(Page::new(&req, None, String::new()), &error, id),
         },
     };
     if let Some(seconds) = error.retry_after() {
@@ -259,8 +273,7 @@ fn redirect(req: &HttpRequest, error: &AppError) -> Option<String> {
             .path_and_query()
             .map(|path| path.as_str().to_owned()),
         _ => origin::header(req, actix_web::http::header::REFERER)
-            .and_then(|referer| url::Url::parse(referer).ok())
-            .map(|url| url[url::Position::BeforePath..url::Position::AfterQuery].to_owned()),
+            .and_then(super::input::path_of_url),
     };
     let here = here.unwrap_or_default();
     query.append_pair("next", origin::local_path(&here));
@@ -272,6 +285,9 @@ fn send_along(req: &HttpRequest, headers: &mut HeaderMap) {
         .extensions_mut()
         .remove::<Outgoing>()
         .unwrap_or_default();
+    for (name, value) in outgoing.headers {
+        headers.insert(name, value);
+    }
     for cookie in outgoing.cookies {
         if let Ok(value) = HeaderValue::from_str(&cookie.to_string()) {
             headers.append(SET_COOKIE, value);

@@ -9,6 +9,7 @@ use actix_web::http::header::CONTENT_TYPE;
 use actix_web::web::{Bytes, BytesMut};
 use actix_web::{FromRequest, HttpRequest};
 use futures_util::StreamExt;
+use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use super::origin::header;
@@ -31,6 +32,43 @@ pub struct Json<T>(pub T);
 
 /// A form of a page.
 pub struct Form<T>(pub T);
+
+/// What stands behind the `?` of an address.
+pub struct Query<T>(pub T);
+
+/// The fields of a form as they were sent, before they are given a type.
+#[derive(Deserialize)]
+pub struct FormFields(Vec<(String, String)>);
+
+impl Check for FormFields {
+    fn check(&self, _: &mut FieldErrors) {}
+}
+
+impl FormFields {
+    /// The first field of that name.
+    pub fn get(&self, name: &str) -> Option<&str> {
+        self.iter()
+            .find(|(known, _)| *known == name)
+            .map(|(_, value)| value)
+    }
+
+    /// Every field, in order.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.0
+            .iter()
+            .map(|(name, value)| (name.as_str(), value.as_str()))
+    }
+
+    /// The form that these fields make.
+    ///
+    /// # Errors
+    /// 422, naming the field.
+    pub fn parse<T: DeserializeOwned + Check>(&self) -> Result<T, AppError> {
+        let mut text = url::form_urlencoded::Serializer::new(String::new());
+        let text = text.extend_pairs(self.iter()).finish();
+        fields(text.as_bytes())
+    }
+}
 
 impl<T: DeserializeOwned + Check + 'static> FromRequest for Json<T> {
     type Error = AppError;
@@ -55,10 +93,29 @@ impl<T: DeserializeOwned + Check + 'static> FromRequest for Form<T> {
         });
         Box::pin(async move {
             let body = body.await?;
-            let fields = serde_urlencoded::Deserializer::new(url::form_urlencoded::parse(&body));
-            checked(serde_path_to_error::deserialize(fields)).map(Form)
+            fields(&body).map(Form)
         })
     }
+}
+
+impl<T: DeserializeOwned + Check> FromRequest for Query<T> {
+    type Error = AppError;
+    type Future = std::future::Ready<Result<Self, AppError>>;
+
+    fn from_request(req: &HttpRequest, _: &mut Payload) -> Self::Future {
+        std::future::ready(fields(req.query_string().as_bytes()).map(Self))
+    }
+}
+
+fn fields<T: DeserializeOwned + Check>(encoded: &[u8]) -> Result<T, AppError> {
+    let fields = serde_urlencoded::Deserializer::new(url::form_urlencoded::parse(encoded));
+    checked(serde_path_to_error::deserialize(fields))
+}
+
+/// The path and query of an address that a browser sent.
+pub fn path_of_url(url: &str) -> Option<String> {
+    let url = url::Url::parse(url).ok()?;
+    Some(url[url::Position::BeforePath..url::Position::AfterQuery].to_owned())
 }
 
 /// Reads a JSON object that may be absent: an empty body is an empty object.

@@ -7,6 +7,7 @@ pub mod https;
 pub mod input;
 pub mod origin;
 pub mod page;
+pub mod paging;
 
 use actix_web::HttpResponse;
 use actix_web::http::StatusCode;

@@ -10,6 +10,7 @@ use askama::Template;
 
 use super::answer::Outgoing;
 use super::{assets, origin};
+use crate::account::Role;
 use crate::app::App;
 use crate::clock::Timestamp;
 use crate::error::AppError;
@@ -55,6 +56,7 @@ pub struct PageUser {
     pub name: String,
     pub username: String,
     pub initials: String,
+    pub is_admin: bool,
 }
 
 impl Page {
@@ -73,6 +75,7 @@ impl Page {
                 name: record.name.clone(),
                 username: record.username.clone(),
                 initials: initials(&record.name),
+                is_admin: record.role == Role::Admin.name(),
             }),
         }
     }
@@ -176,12 +179,17 @@ pub fn render(
     template: &impl Template,
     status: actix_web::http::StatusCode,
 ) -> Result<HttpResponse, AppError> {
-    let html = template
+    let rendered = template
         .render()
         .map_err(|error| AppError::Internal(error.to_string()))?;
-    Ok(HttpResponse::build(status)
+    Ok(html(rendered, status))
+}
+
+/// A page that has been rendered.
+pub fn html(rendered: String, status: actix_web::http::StatusCode) -> HttpResponse {
+    HttpResponse::build(status)
         .content_type("text/html; charset=utf-8")
-        .body(html))
+        .body(rendered)
 }
 
 #[derive(Template)]
