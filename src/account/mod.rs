@@ -4,7 +4,8 @@ pub mod password;
 mod store;
 
 pub use self::store::{
-    all, by_id, by_login_name, count, insert, set_disabled, set_own_password, set_password_hash,
+    all, by_id, by_login_name, clear_failures, count, count_failure, insert, set_disabled,
+    set_own_password, set_password_hash,
 };
 use crate::clock::Timestamp;
 use crate::id;
@@ -59,6 +60,8 @@ pub struct User {
     pub must_change_password: bool,
     pub disabled_at: Option<Timestamp>,
     pub created_at: Timestamp,
+    /// Failed logins since the last success.
+    pub failures_in_a_row: i32,
 }
 
 impl User {
@@ -84,6 +87,7 @@ impl User {
             must_change_password: false,
             disabled_at: None,
             created_at: now,
+            failures_in_a_row: 0,
         }
     }
 }

@@ -87,3 +87,19 @@ pub fn set_disabled(conn: &mut AnyConnection, id: &str, at: Option<Timestamp>) -
         .execute(conn)
         .map(drop)
 }
+
+/// Counts a failed login.
+pub fn count_failure(conn: &mut AnyConnection, id: &str) -> QueryResult<()> {
+    diesel::update(users::table.find(id))
+        .set(users::failures_in_a_row.eq(users::failures_in_a_row + 1))
+        .execute(conn)
+        .map(drop)
+}
+
+/// Begins the count of failed logins anew: after a success, or by an administrator.
+pub fn clear_failures(conn: &mut AnyConnection, id: &str) -> QueryResult<()> {
+    diesel::update(users::table.find(id))
+        .set(users::failures_in_a_row.eq(0))
+        .execute(conn)
+        .map(drop)
+}

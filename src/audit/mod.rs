@@ -3,7 +3,7 @@
 
 mod store;
 
-pub use self::store::{delete_before, of_user, record};
+pub use self::store::{addresses_of, delete_before, of_user, record};
 use crate::clock::Timestamp;
 use crate::id;
 use diesel::prelude::*;

@@ -1,6 +1,6 @@
 use diesel::prelude::*;
 
-use super::Event;
+use super::{Event, Kind};
 use crate::clock::Timestamp;
 use crate::db::AnyConnection;
 use crate::db::schema::audit_events;
@@ -21,6 +21,21 @@ pub fn of_user(conn: &mut AnyConnection, user_id: &str, most: i64) -> QueryResul
         .limit(most)
         .select(Event::as_select())
         .load(conn)
+}
+
+/// From which addresses something happened to a person.
+pub fn addresses_of(
+    conn: &mut AnyConnection,
+    user_id: &str,
+    kind: Kind,
+) -> QueryResult<Vec<String>> {
+    let addresses = audit_events::table
+        .filter(audit_events::user_id.eq(user_id))
+        .filter(audit_events::kind.eq(kind.name()))
+        .select(audit_events::ip)
+        .distinct()
+        .load::<Option<String>>(conn)?;
+    Ok(addresses.into_iter().flatten().collect())
 }
 
 /// Forgets what is older than the retention.

@@ -5,6 +5,7 @@ diesel::table! {
         id -> Text, username -> Text, email -> Text, email_verified -> Bool, name -> Text,
         role -> Text, locale -> Nullable<Text>, theme -> Text, password_hash -> Text,
         must_change_password -> Bool, disabled_at -> Nullable<BigInt>, created_at -> BigInt,
+        failures_in_a_row -> Integer,
     }
 }
 

@@ -19,6 +19,8 @@ use crate::error::{AppError, Code};
 const FAILURES_PER_ACCOUNT_AND_ADDRESS: u64 = 5;
 /// Failures within [`WINDOW`] after which an address is turned away.
 const FAILURES_PER_ADDRESS: u64 = 30;
+/// After so many failures in a row an account can be entered only from where it was entered before.
+const FAILURES_IN_A_ROW: i32 = 100;
 const WINDOW: Duration = Duration::from_secs(60);
 /// Attempts on one account from one address that may be under way at once.
 const AT_ONCE: usize = 4;
@@ -66,9 +68,15 @@ pub async fn authenticate(
     loop {
         let user = find(app, name).await?;
         let stored = user.as_ref().map(|user| user.password_hash.clone());
+        // Settled before the password is looked at: right or wrong, it costs the same and says the
+        // same, or a stranger who guesses right would learn it.
+        let closed = match &user {
+            Some(user) => is_closed(app, user, client).await?,
+            None => false,
+        };
         let verdict = app.hasher.verify(normalise(password), stored).await?;
-        let (Some(mut user), Verdict::Right | Verdict::RightRehash(_)) = (user.clone(), &verdict)
-        else {
+        let right = matches!(verdict, Verdict::Right | Verdict::RightRehash(_)) && !closed;
+        let Some(mut user) = user.clone().filter(|_| right) else {
             counters.count_failure(app).await;
             if let Some(user) = user {
                 record_failure(app, &user, client).await?;
@@ -77,6 +85,11 @@ pub async fn authenticate(
         };
         if user.disabled_at.is_some() {
             return Err(Code::AccountDisabled.into());
+        }
+        if user.failures_in_a_row > 0 {
+            let id = user.id.clone();
+            let cleared = app.db.write(move |conn| account::clear_failures(conn, &id));
+            cleared.await?;
         }
         let Verdict::RightRehash(hash) = verdict else {
             return Ok(user);
@@ -108,10 +121,34 @@ async fn record_failure(app: &App, user: &User, client: &Client) -> Result<(), A
         ip: Some(client.ip.clone()),
         ..Event::new(Kind::LoginFailed, &user.id, app.clock.now())
     };
-    app.db
-        .write(move |conn| audit::record(conn, &event))
+    let id = user.id.clone();
+    let recorded = app.db.write(move |conn| {
+        account::count_failure(conn, &id)?;
+        audit::record(conn, &event)
+    });
+    Ok(recorded.await?)
+}
+
+/// Whether an account under attack is closed to this address.
+async fn is_closed(app: &App, user: &User, client: &Client) -> Result<bool, AppError> {
+    if user.failures_in_a_row < FAILURES_IN_A_ROW || !app.config.rate_limits {
+        return Ok(false);
+    }
+    let id = user.id.clone();
+    let known = app
+        .db
+        .read(move |conn| audit::addresses_of(conn, &id, Kind::Login))
         .await?;
-    Ok(())
+    let here = network(&client.ip);
+    Ok(!known.iter().any(|ip| network(ip) == here))
+}
+
+/// An address as limits know it: an IPv6 customer has a whole /64.
+fn network(ip: &str) -> String {
+    match ip.parse() {
+        Ok(std::net::IpAddr::V6(ip)) => format!("{:x}", u128::from(ip) >> 64),
+        _ => ip.to_owned(),
+    }
 }
 
 /// Failures lately, of this account from this address, and from this address at all.
@@ -122,11 +159,7 @@ struct Counters {
 
 impl Counters {
     fn of(app: &App, name: &str, client: &Client) -> Self {
-        // An IPv6 customer has a whole /64.
-        let address = match client.ip.parse() {
-            Ok(std::net::IpAddr::V6(ip)) => format!("{:x}", u128::from(ip) >> 64),
-            _ => client.ip.clone(),
-        };
+        let address = network(&client.ip);
         let account = format!("{} {address}", name.trim().to_lowercase());
         let account = BASE64_URL_SAFE_NO_PAD.encode(app.secrets.session_id_hash(&account));
         Self {

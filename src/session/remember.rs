@@ -106,6 +106,7 @@ pub async fn restore(req: &HttpRequest, app: &App, now: Timestamp) -> Result<Rec
     let rules = Rules {
         grace: app.config.clocks.refresh_grace,
         lifetime: None,
+        limited: app.config.rate_limits,
     };
     let rotation = app.db.write(move |conn| {
         let rotation = rotation::rotate(conn, token, rules, &client, now)?;
@@ -129,6 +130,7 @@ pub async fn restore(req: &HttpRequest, app: &App, now: Timestamp) -> Result<Rec
             clear(req, app);
             Err(AppError::SessionOver(cause.reason()))
         }
+        Rotation::TooMany(retry_after) => Err(AppError::RateLimited { retry_after }),
         Rotation::Expired | Rotation::Unknown => {
             clear(req, app);
             Err(missing)

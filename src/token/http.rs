@@ -160,6 +160,7 @@ pub async fn refresh(
     let rules = Rules {
         grace: clocks.refresh_grace,
         lifetime: Some(clocks.refresh_token),
+        limited: app.config.rate_limits,
     };
     let client = origin::client(&req, &app.config, None);
     let rotation = app
@@ -179,6 +180,7 @@ pub async fn refresh(
             app.announce(&login, login.cause_of_end(now).unwrap_or(Cause::Theft));
             Err(Code::RefreshReused.into())
         }
+        Rotation::TooMany(retry_after) => Err(AppError::RateLimited { retry_after }),
         Rotation::Expired => Err(Code::RefreshExpired.into()),
         Rotation::Unknown => Err(Code::RefreshInvalid.into()),
     }

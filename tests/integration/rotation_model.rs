@@ -610,7 +610,9 @@ impl Replay {
                     Rotation::Newest(next) => Said::Newest(index_of(&mut ids, next.token)),
                     Rotation::Sibling(next) => Said::Sibling(index_of(&mut ids, next.token)),
                     Rotation::Reused(_) => Said::Theft,
-                    Rotation::Expired | Rotation::Unknown => panic!("nothing here expires"),
+                    Rotation::Expired | Rotation::Unknown | Rotation::TooMany(_) => {
+                        panic!("nothing here expires or is limited")
+                    }
                 };
                 assert_eq!(code_said, said, "presenting {index} of {model:?}");
                 assert_eq!(ids.len(), after.tokens.len());
@@ -677,6 +679,7 @@ fn replay(backend: Backend, purpose: Purpose, strict: bool, depth: usize) {
         rules: Rules {
             grace: if strict { Duration::ZERO } else { GRACE },
             lifetime: (purpose == Purpose::Refresh).then_some(month),
+            limited: false,
         },
         paths: 0,
     };

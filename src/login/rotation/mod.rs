@@ -24,6 +24,9 @@ use crate::vault::{Secrets, random};
 /// After this many siblings, the last is given again and again.
 pub const MOST_SIBLINGS: i32 = 5;
 const ID_LENGTH: usize = 16;
+/// How many new tokens a login may be given within [`WINDOW`]: far more than any client needs.
+const MOST_IN_WINDOW: usize = 30;
+const WINDOW: Duration = Duration::from_secs(60);
 
 /// What a line of tokens is for. Each has MACs of its own: one never passes for the other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -179,6 +182,8 @@ pub struct Rules {
     pub grace: Duration,
     /// Life of each successor, counted from its making; `None`: it inherits its parent's end.
     pub lifetime: Option<Duration>,
+    /// Whether a login may be given only so many tokens a minute.
+    pub limited: bool,
 }
 
 /// What a client gets to go on with.
@@ -198,6 +203,8 @@ pub enum Rotation {
     Newest(Next),
     /// Rule 3.
     Sibling(Next),
+    /// Too many in too short a time; nothing was changed. When it makes sense to come back.
+    TooMany(Duration),
     /// Rule 4: the login has ended, in this very transaction (or had before).
     Reused(Login),
     /// It, or its login, had reached its end.
@@ -263,6 +270,16 @@ pub fn rotate(
         expires_at: token.expires_at,
     };
     let decision = decide(&standing, rules.grace, now);
+    let makes_one = matches!(decision, Decision::Advance | Decision::NewSibling);
+    // A token that is older than the window is not the last of a burst.
+    if makes_one && rules.limited && token.issued_at + WINDOW > now {
+        let lately = store::latest_issued(conn, &login.id, MOST_IN_WINDOW)?;
+        if let Some(first) = lately.get(MOST_IN_WINDOW - 1)
+            && *first + WINDOW > now
+        {
+            return Ok(Rotation::TooMany(now.until(*first + WINDOW)));
+        }
+    }
     Ok(match decision {
         Decision::Advance => {
             let successor = store::give_successor(conn, &token, &login, rules, now)?;

@@ -154,6 +154,21 @@ pub fn give_successor(
     Ok(successor)
 }
 
+/// When the latest successors of a login were made, the newest first, at most `most` of them.
+pub fn latest_issued(
+    conn: &mut AnyConnection,
+    login_id: &str,
+    most: usize,
+) -> QueryResult<Vec<Timestamp>> {
+    rotating_tokens::table
+        .filter(rotating_tokens::login_id.eq(login_id))
+        .filter(rotating_tokens::parent_id.is_not_null())
+        .order(rotating_tokens::issued_at.desc())
+        .limit(i64::try_from(most).unwrap_or(i64::MAX))
+        .select(rotating_tokens::issued_at)
+        .load(conn)
+}
+
 /// Follows a line from a superseded token to its newest: past siblings by way of the one that was
 /// used, which need not be the latest.
 pub fn newest_from(conn: &mut AnyConnection, mut token: Token) -> QueryResult<Token> {

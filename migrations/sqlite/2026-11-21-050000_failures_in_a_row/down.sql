@@ -1,0 +1,1 @@
+ALTER TABLE users DROP COLUMN failures_in_a_row;

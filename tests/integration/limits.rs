@@ -1,0 +1,86 @@
+//! How often is too often, and who is never locked out by a stranger.
+
+use std::time::Duration;
+
+use gapura::account;
+use serde_json::{Value, json};
+
+use crate::actors::Answer;
+use crate::harness::{Backend, TestApp};
+
+const SECOND: Duration = Duration::from_secs(1);
+/// Any address may be claimed: the test's own is a trusted proxy's.
+const ANYWHERE: &[(&str, &str)] = &[("GAPURA_TRUSTED_PROXIES", "127.0.0.1/32")];
+
+async fn refresh(app: &TestApp, token: &Value) -> Answer {
+    let request = app.http.post(format!("{}/api/v1/auth/refresh", app.url));
+    Answer::of(request.json(&json!({ "refresh_token": token }))).await
+}
+
+async fn log_in_from(app: &TestApp, address: &str, password: &str) -> Answer {
+    let request = app.http.post(format!("{}/api/v1/auth/token", app.url));
+    let body = json!({"username": "ada", "password": password});
+    Answer::of(request.header("x-forwarded-for", address).json(&body)).await
+}
+
+#[actix_web::test]
+async fn a_login_is_rotated_thirty_times_a_minute_and_repeats_are_free() {
+    for backend in Backend::ALL {
+        let app = TestApp::start(backend).await;
+        let answer = log_in_from(&app, "192.0.2.1", TestApp::PASSWORD).await;
+        let mut token = answer.expect(200).json()["data"]["refresh_token"].clone();
+        for _ in 0..30 {
+            app.advance(SECOND);
+            let answer = refresh(&app, &token).await.expect(200);
+            let before =
+                std::mem::replace(&mut token, answer.json()["data"]["refresh_token"].clone());
+            let again = refresh(&app, &before).await.expect(200);
+            assert_eq!(again.json()["data"]["refresh_token"], token, "a repeat");
+        }
+        let refused = refresh(&app, &token).await.expect(429);
+        assert_eq!(refused.json()["code"], "rate_limited");
+        // The first of the thirty was 29 seconds ago.
+        assert_eq!(refused.header("retry-after"), "31");
+        app.advance(30 * SECOND);
+        refresh(&app, &token).await.expect(429);
+        app.advance(SECOND);
+        refresh(&app, &token).await.expect(200);
+    }
+}
+
+#[actix_web::test]
+async fn after_a_hundred_failures_an_account_opens_only_where_it_was_entered_before() {
+    for backend in Backend::ALL {
+        let app = TestApp::start_with(backend, ANYWHERE).await;
+        let (home, abroad) = ("2001:db8:1:1::7", "2001:db8:9:9::1");
+        log_in_from(&app, home, TestApp::PASSWORD).await.expect(200);
+        let find = || app.app.db.read(|conn| account::by_login_name(conn, "ada"));
+        let ada = find().await.unwrap().unwrap();
+        let id = ada.id.clone();
+        let counted = app.app.db.write(move |conn| {
+            for _ in 0..99 {
+                account::count_failure(conn, &id)?;
+            }
+            Ok(())
+        });
+        counted.await.unwrap();
+        let wrong = log_in_from(&app, "192.0.2.66", "not the password at all").await;
+        assert_eq!(find().await.unwrap().unwrap().failures_in_a_row, 100);
+        let right = log_in_from(&app, abroad, TestApp::PASSWORD).await;
+        let said = |answer: Answer| {
+            let mut problem = answer.expect(401).json();
+            problem["request_id"] = Value::Null;
+            problem
+        };
+        assert_eq!(said(right), said(wrong), "a stranger learns nothing");
+        // Another address of the same household.
+        log_in_from(&app, "2001:db8:1:1::8", TestApp::PASSWORD)
+            .await
+            .expect(200);
+        assert_eq!(find().await.unwrap().unwrap().failures_in_a_row, 0);
+        app.advance(60 * SECOND);
+        log_in_from(&app, abroad, TestApp::PASSWORD)
+            .await
+            .expect(200);
+    }
+}
