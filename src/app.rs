@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use actix_cors::Cors;
 use actix_identity::IdentityMiddleware;
 use actix_session::SessionMiddleware;
 use actix_session::config::CookieContentSecurity;
@@ -130,11 +131,17 @@ pub fn routes(app: Data<App>) -> impl FnOnce(&mut ServiceConfig) {
             .service(at("/readyz", [(Method::GET, to(health::readyz))]))
             .service(at("/static/{path:.*}", [(Method::GET, to(assets::serve))]))
             // Bearers never pass through the session layer: a JWT costs no I/O.
-            .service(web::scope("/api").guard(carries_credentials).configure(api))
+            .service(
+                web::scope("/api")
+                    .guard(carries_credentials)
+                    .wrap(cors(&app.config))
+                    .configure(api),
+            )
             .service(
                 web::scope("/api")
                     .wrap(IdentityMiddleware::default())
                     .wrap(sessions(&app))
+                    .wrap(cors(&app.config))
                     .configure(api),
             )
             .service(
@@ -205,6 +212,37 @@ fn at<const N: usize>(path: &str, methods: [(Method, Route); N]) -> Resource {
 fn carries_credentials(context: &GuardContext<'_>) -> bool {
     let headers = context.head().headers();
     headers.contains_key(AUTHORIZATION)
+}
+
+/// Pages of the configured origins may call the API. Others are told nothing, which is how a browser
+/// refuses them; the request itself is served, since not only browsers send `Origin`.
+fn cors(config: &Config) -> Cors {
+    let allowed = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"];
+    let known = [
+        "authorization",
+        "content-type",
+        "x-csrf-token",
+        "x-personal-token",
+        "x-refresh-token",
+        "x-sanctum-token",
+    ];
+    let shown = [
+        "retry-after",
+        "x-auth-method",
+        "x-new-access-token",
+        "x-new-refresh-token",
+        "x-request-id",
+        "x-token-refreshed",
+    ];
+    let cors = Cors::default()
+        .allowed_methods(allowed)
+        .allowed_headers(known)
+        .expose_headers(shown)
+        .supports_credentials()
+        .block_on_origin_mismatch(false)
+        .max_age(600);
+    let origins = config.cors_origins.iter();
+    origins.fold(cors, |cors, origin| cors.allowed_origin(origin))
 }
 
 /// The session layer: a browser-session cookie, encrypted, over our own keeper.

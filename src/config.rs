@@ -83,6 +83,7 @@ pub const SETTINGS: &[Setting] = &[
     setting("GAPURA_PASSWORD_MIN_LENGTH", "12", "in characters, 8 or more"),
     setting("GAPURA_REVOCATION_MAX_LAG", "60s", "how long a node trusts its knowledge of ended logins without news"),
     setting("GAPURA_AUDIT_RETENTION", "400d", "how long audit events are kept"),
+    setting("GAPURA_CORS_ORIGINS", "none", "origins, comma-separated, whose pages may call the API from the browser, with credentials"),
     setting("GAPURA_RATE_LIMITS", "on", "`off` for load tests only"),
     setting("GAPURA_LOG", "info", "filter as in `RUST_LOG`; readable on a terminal, JSON otherwise"),
 ];
@@ -169,6 +170,8 @@ pub struct Config {
     pub password_min_length: usize,
     pub revocation_max_lag: Duration,
     pub audit_retention: Duration,
+    /// As browsers write them in `Origin`.
+    pub cors_origins: Vec<String>,
     pub rate_limits: bool,
     pub log: String,
     /// Name, value in force (secrets hidden) and where it came from.
@@ -425,6 +428,7 @@ impl Raw {
                 .value("GAPURA_PASSWORD_MIN_LENGTH", 12, |text| at_least(text, 8)),
             revocation_max_lag: self.duration("GAPURA_REVOCATION_MAX_LAG"),
             audit_retention: self.duration("GAPURA_AUDIT_RETENTION"),
+            cors_origins: self.value("GAPURA_CORS_ORIGINS", Vec::new(), parse_origins),
             rate_limits: self.value("GAPURA_RATE_LIMITS", true, |text| match text {
                 "on" => Ok(true),
                 "off" => Ok(false),
@@ -627,6 +631,19 @@ fn parse_public_url(text: &str) -> Result<Url, String> {
         return Err("must be a scheme and a host, as in https://login.example.org".to_owned());
     }
     Ok(url)
+}
+
+fn parse_origins(text: &str) -> Result<Vec<String>, String> {
+    let parse = |text: &str| match (text, Url::parse(text)) {
+        ("*", _) => {
+            Err("must name each origin: credentials are in play, so `*` is refused".to_owned())
+        }
+        (_, Ok(url)) if url.origin().ascii_serialization() == text => Ok(text.to_owned()),
+        _ => Err(format!(
+            "must be origins as browsers write them, as in https://app.example.org, not `{text}`"
+        )),
+    };
+    text.split(',').map(|part| parse(part.trim())).collect()
 }
 
 fn parse_networks(text: &str) -> Result<Vec<IpNet>, String> {

@@ -10,8 +10,9 @@ use actix_web::cookie::Cookie;
 use actix_web::dev::{ServiceRequest, ServiceResponse};
 use actix_web::error::InternalError;
 use actix_web::http::header::{
-    CACHE_CONTROL, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER, SET_COOKIE,
-    WWW_AUTHENTICATE,
+    ACCESS_CONTROL_ALLOW_CREDENTIALS, ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_EXPOSE_HEADERS,
+    ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER,
+    SET_COOKIE, VARY, WWW_AUTHENTICATE,
 };
 use actix_web::http::{ConnectionType, Method, StatusCode};
 use actix_web::middleware::Next;
@@ -204,11 +205,12 @@ fn told<B: MessageBody + 'static>(
             .headers_mut()
             .insert(RETRY_AFTER, HeaderValue::from(seconds));
     }
-    // Cookies and methods that inner layers set are part of the answer whatever its body.
-    for name in [SET_COOKIE, HeaderName::from_static("allow")] {
-        for value in response.headers().get_all(&name) {
-            answer.headers_mut().append(name.clone(), value.clone());
-        }
+    // What inner layers set is part of the answer whatever its body.
+    let stays = |name: &HeaderName| {
+        [SET_COOKIE, ALLOW, VARY].contains(name) || name.as_str().starts_with("access-control-")
+    };
+    for (name, value) in response.headers().iter().filter(|(name, _)| stays(name)) {
+        answer.headers_mut().append(name.clone(), value.clone());
     }
     ServiceResponse::new(req, answer.map_into_right_body())
 }
@@ -322,6 +324,15 @@ fn secure(headers: &mut HeaderMap, app: &App, is_page: bool, id: &str) {
     }
     if app.config.is_https() {
         set("strict-transport-security", "max-age=31536000");
+    }
+    if !headers.contains_key(ACCESS_CONTROL_ALLOW_ORIGIN) {
+        // The CORS layer sends these whether or not it knows the origin.
+        for name in [
+            ACCESS_CONTROL_ALLOW_CREDENTIALS,
+            ACCESS_CONTROL_EXPOSE_HEADERS,
+        ] {
+            headers.remove(name);
+        }
     }
     if !headers.contains_key(CACHE_CONTROL) {
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));

@@ -9,6 +9,7 @@ mod account;
 mod actors;
 mod browser;
 mod chromium;
+mod cors;
 mod faults;
 mod harness;
 mod input;
