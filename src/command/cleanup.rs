@@ -3,11 +3,15 @@
 use std::time::Duration;
 
 use super::say;
+use crate::app::App;
 use crate::audit;
 use crate::clock::{Clock, SystemClock, Timestamp};
 use crate::config::Config;
 use crate::db::{Db, DbError};
-use crate::login;
+use crate::error::AppError;
+use crate::login::rotation::{self, Purpose};
+use crate::login::{self, Cause, Kind, Login};
+use crate::session;
 
 /// How long a login is kept after its hard end: a token of it that comes back is still recognised,
 /// and the person can still be told what became of it.
@@ -43,4 +47,58 @@ pub async fn sweep(db: &Db, config: &Config, now: Timestamp) -> Result<(usize, u
         .write(move |conn| audit::delete_before(conn, oldest))
         .await?;
     Ok((logins, events))
+}
+
+/// Ends the logins that are over though nobody came back to be told, so that the log says when and
+/// why. Whether a browser is idle is for its activity key to say, not for the copy in the database.
+///
+/// # Errors
+/// When database or keystore cannot be asked; the next time goes on from there.
+pub async fn end_overdue(app: &App, now: Timestamp) -> Result<(), AppError> {
+    let idle_since = now - app.config.clocks.session_idle_timeout;
+    let mut after = String::new();
+    loop {
+        let from = after.clone();
+        let over = app
+            .db
+            .read(move |conn| login::overdue(conn, &from, STEP, idle_since, now))
+            .await?;
+        let Some(last) = over.last() else {
+            return Ok(());
+        };
+        after.clone_from(&last.id);
+        for login in over {
+            end_one(app, login, now).await?;
+        }
+    }
+}
+
+async fn end_one(app: &App, login: Login, now: Timestamp) -> Result<(), AppError> {
+    if login.kind == Kind::Browser.name() {
+        let [activity] = app
+            .keystore
+            .get([&*session::activity_key(&login.id)])
+            .await?;
+        let activity = activity.and_then(|text| text.parse().ok());
+        let activity = activity.map(Timestamp::from_seconds);
+        if let Some(at) = activity {
+            app.persist_activity(&login.id, at);
+        }
+        session::conclude(app, login.id, activity, now).await?;
+        return Ok(());
+    }
+    let cause = match login.expires_at <= now {
+        true => Cause::Lifetime,
+        false => Cause::Unused,
+    };
+    let ending = login.clone();
+    let ended = app.db.write(move |conn| {
+        // Refreshed in the meantime, it is in use again.
+        let unused = !rotation::has_live(conn, &ending.id, Purpose::Refresh, now)?;
+        Ok((cause == Cause::Lifetime || unused) && login::end(conn, &ending, cause, None, now)?)
+    });
+    if ended.await? {
+        app.announce(&login, cause);
+    }
+    Ok(())
 }

@@ -99,7 +99,14 @@ async fn heed(
 async fn sweep(app: Data<App>) {
     loop {
         tokio::time::sleep(SWEEP_EVERY).await;
-        if let Err(error) = cleanup::sweep(&app.db, &app.config, app.clock.now()).await {
+        let now = app.clock.now();
+        if let Err(error) = cleanup::end_overdue(&app, now).await {
+            tracing::warn!(
+                cause = error.cause(),
+                "logins that are over could not be ended"
+            );
+        }
+        if let Err(error) = cleanup::sweep(&app.db, &app.config, now).await {
             tracing::warn!(%error, "what has expired could not be deleted");
         }
     }

@@ -1,5 +1,7 @@
 //! `/dashboard/sessions` and `/api/v1/sessions`.
 
+use std::cmp::Reverse;
+
 use actix_web::http::StatusCode;
 use actix_web::{HttpRequest, HttpResponse, web};
 use askama::Template;
@@ -18,6 +20,9 @@ use crate::session::idle_end;
 use crate::web::page::{Page, When, render};
 use crate::web::paging::{Paging, success_list};
 use crate::web::{origin, see_other, success};
+
+/// More logins than this are shown by no page; a person with so many ends them all at once.
+const MOST_SHOWN: i64 = 500;
 
 #[derive(Template)]
 #[template(path = "sessions.html")]
@@ -48,9 +53,10 @@ pub async fn page(
 ) -> Result<HttpResponse, AppError> {
     let now = app.clock.now();
     let user_id = session.record.user_id.clone();
+    let idle_since = now - app.config.clocks.session_idle_timeout;
     let logins = app
         .db
-        .read(move |conn| login::living_of(conn, &user_id, now))
+        .read(move |conn| login::usable_of(conn, &user_id, None, MOST_SHOWN, idle_since, now))
         .await?;
     let page = Page::signed_in(&req, &app, &session, "sessions", now);
     let current = &session.record.login_id;
@@ -58,7 +64,7 @@ pub async fn page(
         .iter()
         .map(|login| device(&page, &app, login, current, now))
         .collect();
-    devices.sort_by_key(|device| !device.is_current);
+    devices.sort_by_key(|device| (!device.is_current, Reverse(device.last_active.iso.clone())));
     let others = devices.iter().filter(|device| !device.is_current).count();
     render(
         &SessionsPage {
@@ -156,9 +162,10 @@ pub async fn list(
     let now = app.clock.now();
     let user_id = caller.user_id().to_owned();
     let (rows, after) = (paging.rows(), paging.after.clone());
+    let idle_since = now - app.config.clocks.session_idle_timeout;
     let logins = app
         .db
-        .read(move |conn| login::living_page_of(conn, &user_id, after.as_deref(), rows, now))
+        .read(move |conn| login::usable_of(conn, &user_id, after.as_deref(), rows, idle_since, now))
         .await?;
     let (logins, next) = paging.cut(logins, |login| &login.id);
     let out: Vec<SessionOut<'_>> = logins

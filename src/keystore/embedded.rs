@@ -2,7 +2,7 @@
 //!
 //! Who may change what, and when:
 //!
-//! - `put` and `replace` write the row first and change memory once it is committed; `delete`
+//! - `put`, `append` and `replace` write the row first and change memory once it is committed; `delete`
 //!   changes memory first. They hold the lock of their key ([`Store::locks`]) throughout, so for one
 //!   key memory and table see them in the same order.
 //! - `raise` and `count` change memory only and leave the entry marked as unwritten; [`Store::flush`]
@@ -194,12 +194,27 @@ impl EmbeddedStore {
         let row = self.row(key, value, ttl);
         self.to_the_end(|store| async move {
             let _lock = store.lock(&row.key).lock().await;
-            let written = row.clone();
-            let outcome = store.transaction(move |conn| upsert(conn, &row)).await;
-            store.undo_if_failed(&written.key, &outcome);
-            outcome?;
-            store.write(&written.key).insert_written(written, 0);
-            Ok(())
+            store.put_locked(row).await
+        })
+        .await
+    }
+
+    pub(super) async fn append(
+        &self,
+        key: &str,
+        text: &str,
+        ttl: Duration,
+    ) -> Result<(), KeystoreUnavailable> {
+        let mut row = self.row(key, text, ttl);
+        self.to_the_end(|store| async move {
+            let _lock = store.lock(&row.key).lock().await;
+            let now = store.clock.now();
+            let held = store
+                .write(&row.key)
+                .live(&row.key, now)
+                .map(|entry| entry.value.clone());
+            row.value.insert_str(0, &held.unwrap_or_default());
+            store.put_locked(row).await
         })
         .await
     }
@@ -377,6 +392,16 @@ impl Store {
 
     fn lock(&self, key: &str) -> &Mutex<()> {
         &self.locks[self.hash(key) % LOCKS]
+    }
+
+    /// Writes a row whose lock is held, then puts it into memory.
+    async fn put_locked(&self, row: Row) -> Result<(), KeystoreUnavailable> {
+        let written = row.clone();
+        let outcome = self.transaction(move |conn| upsert(conn, &row)).await;
+        self.undo_if_failed(&written.key, &outcome);
+        outcome?;
+        self.write(&written.key).insert_written(written, 0);
+        Ok(())
     }
 
     async fn transaction<T: Send + 'static>(

@@ -2,7 +2,7 @@
 //! otherwise embedded: memory is read, a table of SQLite is the durable copy.
 //!
 //! Both keep the same promises, which one set of tests holds them to: a key that is gone stays gone
-//! unless [`Keystore::put`] makes it anew (or [`Keystore::count`], a counter), whatever else was
+//! unless [`Keystore::put`] makes it anew (or [`Keystore::append`], or [`Keystore::count`], a counter), whatever else was
 //! under way; and no call takes longer than its time limit. Knows nothing of what the keys mean.
 
 mod embedded;
@@ -112,6 +112,23 @@ impl Keystore {
         match self {
             Self::Redis(store) => store.put(key, value, ttl).await,
             Self::Embedded(store) => store.put(key, value, ttl).await,
+        }
+    }
+
+    /// Adds `text` to the end of what `key` holds, or makes it hold just that; it lives for `ttl` from
+    /// now. Of additions at once none is lost.
+    ///
+    /// # Errors
+    /// When it could not be stored durably.
+    pub async fn append(
+        &self,
+        key: &str,
+        text: &str,
+        ttl: Duration,
+    ) -> Result<(), KeystoreUnavailable> {
+        match self {
+            Self::Redis(store) => store.append(key, text, ttl).await,
+            Self::Embedded(store) => store.append(key, text, ttl).await,
         }
     }
 

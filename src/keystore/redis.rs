@@ -40,6 +40,11 @@ if tonumber(held) >= tonumber(ARGV[1]) then return held end
 redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
 return ARGV[1]";
 
+/// ARGV: text, time to live in ms.
+const APPEND: &str = r"
+redis.call('APPEND', KEYS[1], ARGV[1])
+return redis.call('PEXPIRE', KEYS[1], ARGV[2])";
+
 /// ARGV: window in ms. Also gives a window to a counter that somehow has none.
 const COUNT: &str = r"
 local number = redis.call('INCR', KEYS[1])
@@ -57,6 +62,7 @@ pub struct RedisStore(Arc<Shared>);
 struct Shared {
     client: Client,
     links: Box<[watch::Sender<Link>]>,
+    append: Script,
     raise: Script,
     count: Script,
     tally: Tally,
@@ -84,6 +90,7 @@ impl RedisStore {
         Ok(Self(Arc::new(Shared {
             client: Client::open(url).map_err(KeystoreUnavailable::new)?,
             links: links.collect(),
+            append: Script::new(APPEND),
             raise: Script::new(RAISE),
             count: Script::new(COUNT),
             tally: Tally::default(),
@@ -133,6 +140,18 @@ impl RedisStore {
     ) -> Result<(), KeystoreUnavailable> {
         let mut set = command("SET", [key, value, "PX"]);
         self.send(set.arg(milliseconds(ttl))).await?;
+        Ok(())
+    }
+
+    pub(super) async fn append(
+        &self,
+        key: &str,
+        text: &str,
+        ttl: Duration,
+    ) -> Result<(), KeystoreUnavailable> {
+        let mut append = self.0.append.key(key);
+        append.arg(text).arg(milliseconds(ttl));
+        self.ask(Question::Script(&append)).await?;
         Ok(())
     }
 

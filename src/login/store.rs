@@ -1,7 +1,8 @@
+use diesel::dsl::{exists, not};
 use diesel::prelude::*;
 
 use super::ended::Revocation;
-use super::{Cause, Login};
+use super::{Cause, Kind, Login};
 use crate::clock::Timestamp;
 use crate::db::AnyConnection;
 use crate::db::schema::{logins, revocations, rotating_tokens};
@@ -44,7 +45,7 @@ pub fn end(conn: &mut AnyConnection, id: &str, cause: Cause, now: Timestamp) -> 
     Ok(true)
 }
 
-/// The living logins of a person, the latest used first.
+/// The logins of a person that nobody has ended and that are not past their hard end.
 pub fn living_of(
     conn: &mut AnyConnection,
     user_id: &str,
@@ -54,23 +55,42 @@ pub fn living_of(
         .filter(logins::user_id.eq(user_id))
         .filter(logins::ended_at.is_null())
         .filter(logins::expires_at.gt(now))
-        .order(logins::last_activity_at.desc())
         .select(Login::as_select())
         .load(conn)
 }
 
-/// A piece of the living logins of a person, the latest begun first: those begun before `after`.
-pub fn living_page_of(
+/// Whether somebody can still use a login that has not ended: a browser where somebody was since
+/// `$idle_since`, or any login with a token that would still be taken.
+macro_rules! is_usable {
+    ($idle_since:expr, $now:expr) => {
+        (logins::kind
+            .eq(Kind::Browser.name())
+            .and(logins::last_activity_at.gt($idle_since)))
+        .or(exists(
+            rotating_tokens::table
+                .filter(rotating_tokens::login_id.eq(logins::id))
+                .filter(rotating_tokens::superseded_at.is_null())
+                .filter(rotating_tokens::expires_at.gt($now))
+                .select(rotating_tokens::counter),
+        ))
+    };
+}
+
+/// The living logins of a person that somebody can still use, the latest begun first: those begun
+/// before `after`.
+pub fn usable_of(
     conn: &mut AnyConnection,
     user_id: &str,
     after: Option<&str>,
     most: i64,
+    idle_since: Timestamp,
     now: Timestamp,
 ) -> QueryResult<Vec<Login>> {
     let living = logins::table
         .filter(logins::user_id.eq(user_id))
         .filter(logins::ended_at.is_null())
         .filter(logins::expires_at.gt(now))
+        .filter(is_usable!(idle_since, now))
         .into_boxed();
     let living = match after {
         Some(after) => living.filter(logins::id.lt(after.to_owned())),
@@ -78,6 +98,29 @@ pub fn living_page_of(
     };
     living
         .order(logins::id.desc())
+        .limit(most)
+        .select(Login::as_select())
+        .load(conn)
+}
+
+/// Logins that nobody has ended though they are over: past their hard end, or of no use any more.
+/// In order of their ids, those after `after`.
+pub fn overdue(
+    conn: &mut AnyConnection,
+    after: &str,
+    most: i64,
+    idle_since: Timestamp,
+    now: Timestamp,
+) -> QueryResult<Vec<Login>> {
+    logins::table
+        .filter(logins::id.gt(after))
+        .filter(logins::ended_at.is_null())
+        .filter(
+            logins::expires_at
+                .le(now)
+                .or(not(is_usable!(idle_since, now))),
+        )
+        .order(logins::id)
         .limit(most)
         .select(Login::as_select())
         .load(conn)

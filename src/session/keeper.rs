@@ -140,22 +140,21 @@ impl SessionStore for Keeper {
                 .get([index.as_str(), activity.as_str()])
                 .await?;
             let [known, last_activity] = found;
-            let mut known = known.unwrap_or_default();
             let last_activity = last_activity.and_then(|text| text.parse().ok());
             let goes_on = last_activity
                 .is_some_and(|at| idle_end(Timestamp::from_seconds(at), self.idle_timeout) > now);
             if !goes_on {
+                let known = known.unwrap_or_default();
                 let over: Vec<&str> = known.split_whitespace().collect();
                 self.keystore.delete(&over).await?;
-                known.clear();
             }
             let seconds = now.seconds().to_string();
             self.keystore
                 .put(&activity, &seconds, self.idle_timeout)
                 .await?;
-            let list = format!("{known} {session}");
+            let listed = format!("{session} ");
             let (listed, put) = join(
-                self.keystore.put(&index, list.trim_start(), left),
+                self.keystore.append(&index, &listed, left),
                 self.keystore.put(&session, &text, left),
             )
             .await;

@@ -165,6 +165,7 @@ macro_rules! on_both {
 on_both! {
     what_is_put_is_found_in_the_order_asked_for
     a_key_lives_as_long_as_it_was_given
+    additions_at_once_are_all_kept
     replacing_needs_a_key
     raising_never_lowers_and_never_creates
     what_is_no_number_cannot_be_raised
@@ -214,6 +215,28 @@ async fn a_key_lives_as_long_as_it_was_given(store: Store) {
             .await
             .is_none_or(|left| left <= Duration::from_millis(1))
     );
+}
+
+async fn additions_at_once_are_all_kept(store: Store) {
+    let key = fresh("append");
+    store.append(&key, "0 ", HOUR).await.unwrap();
+    assert!(is_about(store.time_left(&key).await, HOUR));
+    let texts: Vec<String> = (1..50).map(|number| format!("{number} ")).collect();
+    let additions = texts.iter().map(|text| store.append(&key, text, 2 * HOUR));
+    for added in join_all(additions).await {
+        added.unwrap();
+    }
+    assert!(is_about(store.time_left(&key).await, 2 * HOUR));
+    let held = store.value(&key).await.unwrap();
+    let mut numbers: Vec<u32> = held
+        .split_whitespace()
+        .map(|n| n.parse().unwrap())
+        .collect();
+    numbers.sort_unstable();
+    assert!(numbers.into_iter().eq(0..50), "{held}");
+    store.delete(&[&key]).await.unwrap();
+    store.append(&key, "anew", HOUR).await.unwrap();
+    assert_eq!(store.value(&key).await.as_deref(), Some("anew"));
 }
 
 async fn replacing_needs_a_key(store: Store) {

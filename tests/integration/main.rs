@@ -18,6 +18,7 @@ mod limits;
 mod pictures;
 mod process;
 mod program;
+mod races;
 mod readme;
 mod rotation_model;
 mod session;

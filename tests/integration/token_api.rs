@@ -290,7 +290,7 @@ async fn twenty_presentations_at_once_all_succeed_and_leave_one_successor() {
 async fn nothing_minted_by_a_refresh_survives_a_logout_beside_it() {
     for backend in Backend::ALL {
         let app = TestApp::start(backend).await;
-        for round in 0..100 {
+        for round in 0..200 {
             let pair = app.log_in("ada").await;
             let (refreshed, logged_out) = if round % 2 == 0 {
                 join(app.present(&pair.refresh), app.log_out(&pair.access)).await

@@ -1,0 +1,304 @@
+//! Whatever happens in whatever order: the list a person sees is what is alive, and what is dead
+//! stays dead.
+
+use std::time::Duration;
+
+use gapura::command::cleanup;
+use serde_json::{Value, json};
+
+use crate::actors::{Answer, Browser};
+use crate::harness::{Backend, TestApp};
+
+const HOUR: Duration = Duration::from_secs(3600);
+const DAY: Duration = Duration::from_secs(86_400);
+
+/// Numbers that are the same on every run.
+struct Dice(u64);
+
+impl Dice {
+    fn throw(&mut self, sides: usize) -> usize {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        (self.0 % sides as u64) as usize
+    }
+}
+
+/// A program with its tokens.
+struct Program {
+    access: String,
+    refresh: String,
+}
+
+impl Program {
+    fn of(answer: &Answer) -> Self {
+        let data = &answer.json()["data"];
+        let text = |name: &str| data[name].as_str().expect(name).to_owned();
+        Self {
+            access: text("access_token"),
+            refresh: text("refresh_token"),
+        }
+    }
+}
+
+/// One of ada's logins, as the test believes it to be.
+enum Held<'a> {
+    Browser(Browser<'a>),
+    Program(Program),
+}
+
+struct Login<'a> {
+    id: String,
+    held: Held<'a>,
+}
+
+/// Ada with all her devices, and the log of what she did.
+struct World<'a> {
+    app: &'a TestApp,
+    password: &'static str,
+    alive: Vec<Login<'a>>,
+    dead: Vec<Login<'a>>,
+}
+
+const PASSWORDS: [&str; 2] = [TestApp::PASSWORD, "staple battery horse correct"];
+
+impl<'a> World<'a> {
+    async fn log_in(&mut self, dice: &mut Dice) {
+        let held = if dice.throw(2) == 0 {
+            let browser = Browser::new(self.app, "ada");
+            let remember = if dice.throw(2) == 0 { "1" } else { "" };
+            let form = [("password", self.password), ("remember", remember)];
+            browser.sign_in(&form).await.expect(303);
+            browser.open("/dashboard").await.expect(200);
+            Held::Browser(browser)
+        } else {
+            let body = json!({"username": "ada", "password": self.password});
+            let request = self.app.http.post(self.url("/api/v1/auth/token"));
+            Held::Program(Program::of(
+                &Answer::of(request.json(&body)).await.expect(200),
+            ))
+        };
+        let mut login = Login {
+            id: String::new(),
+            held,
+        };
+        let list = self.list(&login).await.expect("a fresh login is alive");
+        let current = list.iter().find(|entry| entry["current"] == true);
+        login.id = current.expect("this one is listed")["id"]
+            .as_str()
+            .unwrap()
+            .to_owned();
+        self.alive.push(login);
+    }
+
+    fn url(&self, path: &str) -> String {
+        format!("{}{path}", self.app.url)
+    }
+
+    async fn ask(&self, login: &Login<'_>, method: reqwest::Method, path: &str) -> Answer {
+        let request = match &login.held {
+            Held::Browser(browser) => browser.script(method, path),
+            Held::Program(program) => {
+                let request = self.app.http.request(method, self.url(path));
+                request.bearer_auth(&program.access)
+            }
+        };
+        Answer::of(request).await
+    }
+
+    /// What a login sees of all of them; `None` when it is not let in.
+    async fn list(&self, login: &Login<'_>) -> Option<Vec<Value>> {
+        let answer = self
+            .ask(login, reqwest::Method::GET, "/api/v1/sessions?limit=200")
+            .await;
+        match answer.status {
+            200 => Some(answer.json()["data"].as_array().unwrap().clone()),
+            401 | 419 => None,
+            other => panic!("{other}: {}", answer.body),
+        }
+    }
+
+    /// Refreshes what can be refreshed, so that who is alive can be asked.
+    async fn freshen(&mut self) {
+        for login in &mut self.alive {
+            if let Held::Program(program) = &mut login.held {
+                let request = self
+                    .app
+                    .http
+                    .post(format!("{}/api/v1/auth/refresh", self.app.url));
+                let request = request.json(&json!({ "refresh_token": program.refresh }));
+                *program = Program::of(&Answer::of(request).await.expect(200));
+            }
+        }
+    }
+
+    fn bury(&mut self, dead: impl Fn(&Login<'_>) -> bool) {
+        let (dead, alive) = std::mem::take(&mut self.alive).into_iter().partition(dead);
+        self.alive = alive;
+        self.dead.extend::<Vec<_>>(dead);
+    }
+
+    async fn step(&mut self, dice: &mut Dice) {
+        let Some(chosen) = (!self.alive.is_empty()).then(|| dice.throw(self.alive.len())) else {
+            return self.log_in(dice).await;
+        };
+        let id = self.alive[chosen].id.clone();
+        match dice.throw(12) {
+            0..=4 if self.alive.len() < 8 => self.log_in(dice).await,
+            5 => {
+                match &self.alive[chosen].held {
+                    Held::Browser(browser) => drop(browser.log_out().await.expect(303)),
+                    Held::Program(_) => {
+                        let path = "/api/v1/auth/logout";
+                        let answer = self.ask(&self.alive[chosen], reqwest::Method::POST, path);
+                        answer.await.expect(200);
+                    }
+                }
+                self.bury(|login| login.id == id);
+            }
+            6 | 7 => {
+                let by = dice.throw(self.alive.len());
+                let path = format!("/api/v1/sessions/{id}");
+                let answer = self.ask(&self.alive[by], reqwest::Method::DELETE, &path);
+                answer.await.expect(200);
+                self.bury(|login| login.id == id);
+            }
+            8 => {
+                if let Held::Browser(browser) = &self.alive[chosen].held {
+                    browser
+                        .post("/dashboard/sessions/revoke-others", &[])
+                        .await
+                        .expect(303);
+                    self.bury(|login| login.id != id);
+                }
+            }
+            9 => {
+                if let Held::Browser(browser) = &self.alive[chosen].held {
+                    let next = PASSWORDS[usize::from(self.password == PASSWORDS[0])];
+                    let form = [
+                        ("current_password", self.password),
+                        ("password", next),
+                        ("password_confirmation", next),
+                    ];
+                    browser.post("/dashboard/password", &form).await.expect(303);
+                    browser.open("/dashboard").await.expect(200);
+                    self.password = next;
+                    self.bury(|login| login.id != id);
+                }
+            }
+            10 => {
+                // Closed and opened again.
+                if let Held::Browser(browser) = &self.alive[chosen].held
+                    && browser.cookie("gapura_remember").is_some()
+                {
+                    browser.restart();
+                    browser.open("/dashboard").await.expect(200);
+                }
+            }
+            _ => {
+                self.app
+                    .advance(Duration::from_secs(60 * (1 + dice.throw(5) as u64)));
+                self.freshen().await;
+            }
+        }
+    }
+
+    async fn check(&self) {
+        let mut expected: Vec<&str> = self.alive.iter().map(|login| &*login.id).collect();
+        expected.sort_unstable();
+        for login in &self.alive {
+            let list = self.list(login).await.expect("alive");
+            let mut listed: Vec<&str> = list
+                .iter()
+                .map(|entry| entry["id"].as_str().unwrap())
+                .collect();
+            listed.sort_unstable();
+            assert_eq!(listed, expected, "what is listed is what is alive");
+        }
+        for login in self.dead.iter().rev().take(6) {
+            assert!(self.list(login).await.is_none(), "what is dead stays dead");
+            if let Held::Browser(browser) = &login.held {
+                browser.copied().open("/dashboard").await.expect(303);
+            }
+        }
+    }
+}
+
+#[actix_web::test]
+async fn a_thousand_random_operations_leave_the_list_true() {
+    for (backend, seed) in Backend::ALL
+        .into_iter()
+        .zip([88_172_645_463_325_252, 7_766_279_631_452_241_920])
+    {
+        // The limits would be met: all of this happens within a few hours of the fake clock.
+        let settings = [
+            ("GAPURA_RATE_LIMITS", "off"),
+            ("GAPURA_LOGIN_LIFETIME", "90d"),
+        ];
+        let app = TestApp::start_with(backend, &settings).await;
+        let (mut dice, mut world) = (
+            Dice(seed),
+            World {
+                app: &app,
+                password: TestApp::PASSWORD,
+                alive: Vec::new(),
+                dead: Vec::new(),
+            },
+        );
+        for _ in 0..1000 {
+            world.step(&mut dice).await;
+            if dice.throw(4) == 0 {
+                world.check().await;
+            }
+        }
+        world.check().await;
+    }
+}
+
+#[actix_web::test]
+async fn a_browser_that_nobody_came_back_to_leaves_the_list_and_is_ended() {
+    for backend in Backend::ALL {
+        let app = TestApp::start(backend).await;
+        let left = Browser::new(&app, "ada").log_in().await;
+        let remembered = Browser::new(&app, "ada").log_in_remembered().await;
+        let body = json!({"username": "ada", "password": TestApp::PASSWORD});
+        let request = app.http.post(format!("{}/api/v1/auth/token", app.url));
+        let program = Program::of(&Answer::of(request.json(&body)).await.expect(200));
+        let here = Browser::new(&app, "ada").log_in().await;
+        let count = async || {
+            let answer = here
+                .send(here.script(reqwest::Method::GET, "/api/v1/sessions"))
+                .await;
+            answer.expect(200).json()["data"].as_array().unwrap().len()
+        };
+        app.advance(11 * HOUR);
+        here.open("/dashboard").await.expect(200);
+        assert_eq!(count().await, 4);
+        cleanup::end_overdue(&app.app, app.now()).await.unwrap();
+        assert_eq!(count().await, 4, "nothing is over yet");
+        app.advance(9 * HOUR);
+        assert_eq!(count().await, 2, "idle, and not remembered any more");
+        cleanup::end_overdue(&app.app, app.now()).await.unwrap();
+        for browser in [left, remembered] {
+            browser.ping(0).await.expect_over("idle");
+        }
+        here.open("/dashboard").await.expect(200);
+        app.advance(7 * DAY);
+        cleanup::end_overdue(&app.app, app.now()).await.unwrap();
+        let request = app.http.post(format!("{}/api/v1/auth/refresh", app.url));
+        let answer = Answer::of(request.json(&json!({ "refresh_token": program.refresh }))).await;
+        assert_eq!(answer.expect(401).json()["code"], "refresh_expired");
+        let causes = app.app.db.read(|conn| {
+            let ada = gapura::account::by_login_name(conn, "ada")?.expect("ada");
+            gapura::audit::of_user(conn, &ada.id, 100)
+        });
+        let ends = causes
+            .await
+            .unwrap()
+            .into_iter()
+            .filter_map(|event| event.cause);
+        let mut ends: Vec<String> = ends.collect();
+        ends.sort_unstable();
+        assert_eq!(ends, ["idle", "idle", "lifetime", "unused"]);
+    }
+}
