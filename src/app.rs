@@ -95,10 +95,15 @@ impl App {
     /// Makes an end known that the database already knows: here at once, to other nodes by Redis.
     /// Those that miss it read it from the database.
     pub fn announce(&self, login: &Login, cause: Cause) {
-        self.ended.insert(&login.id, cause, login.expires_at);
+        self.announce_id(&login.id, cause, login.expires_at);
+    }
+
+    /// As [`App::announce`], for a login or a single access token.
+    pub fn announce_id(&self, id: &str, cause: Cause, expires_at: Timestamp) {
+        self.ended.insert(id, cause, expires_at);
         if let Keystore::Redis(redis) = &self.keystore {
             let redis = redis.clone();
-            let payload = ended::announcement(&login.id, cause, login.expires_at);
+            let payload = ended::announcement(id, cause, expires_at);
             actix_web::rt::spawn(async move {
                 if let Err(error) = redis.publish(ended::CHANNEL, &payload).await {
                     tracing::debug!(%error, "an end was not announced");

@@ -36,7 +36,7 @@ pub const CHANNEL: &str = "gapura:ended";
 #[diesel(table_name = crate::db::schema::revocations)]
 pub struct Revocation {
     pub seq: i64,
-    /// The login's id.
+    /// The id of a login, or of an access token (`jti`).
     pub subject: String,
     /// See [`Cause`].
     pub cause: String,
@@ -44,9 +44,10 @@ pub struct Revocation {
     pub expires_at: Timestamp,
 }
 
-/// The set of ended logins.
+/// The set of ended logins and revoked access tokens.
 pub struct Ended {
-    logins: RwLock<HashMap<Uuid, (Cause, Timestamp)>>,
+    /// Ids of logins and of access tokens.
+    ended: RwLock<HashMap<Uuid, (Cause, Timestamp)>>,
     started: Instant,
     /// Milliseconds after `started` when the feed was last read.
     fed_at: AtomicU64,
@@ -57,7 +58,7 @@ impl Ended {
     /// An empty set that has been fed just now.
     pub fn new(max_lag: Duration) -> Self {
         Self {
-            logins: RwLock::default(),
+            ended: RwLock::default(),
             started: Instant::now(),
             fed_at: AtomicU64::new(0),
             max_lag,
@@ -69,23 +70,36 @@ impl Ended {
     /// # Errors
     /// 503 when this node has been without news for longer than it may trust what it knows.
     pub fn cause(&self, login_id: &str) -> Result<Option<Cause>, AppError> {
+        self.cause_of_any([login_id])
+    }
+
+    /// Why one of these has ended, if one has: an access token has its login's id and its own.
+    ///
+    /// # Errors
+    /// As [`Ended::cause`].
+    pub fn cause_of_any<const N: usize>(&self, ids: [&str; N]) -> Result<Option<Cause>, AppError> {
         if self.lag() > self.max_lag {
             return Err(AppError::Unavailable("no news of ended logins".to_owned()));
         }
-        let Ok(id) = Uuid::try_parse(login_id) else {
-            return Ok(Some(Cause::Revoked));
-        };
-        let logins = self
-            .logins
+        let ended = self
+            .ended
             .read()
             .map_err(|error| AppError::Internal(error.to_string()))?;
-        Ok(logins.get(&id).map(|(cause, _)| *cause))
+        for id in ids {
+            let Ok(id) = Uuid::try_parse(id) else {
+                return Ok(Some(Cause::Revoked));
+            };
+            if let Some((cause, _)) = ended.get(&id) {
+                return Ok(Some(*cause));
+            }
+        }
+        Ok(None)
     }
 
     /// Adds an end that this node knows of. The first cause stands.
-    pub fn insert(&self, login_id: &str, cause: Cause, expires_at: Timestamp) {
-        if let (Ok(id), Ok(mut logins)) = (Uuid::try_parse(login_id), self.logins.write()) {
-            logins.entry(id).or_insert((cause, expires_at));
+    pub fn insert(&self, id: &str, cause: Cause, expires_at: Timestamp) {
+        if let (Ok(id), Ok(mut ended)) = (Uuid::try_parse(id), self.ended.write()) {
+            ended.entry(id).or_insert((cause, expires_at));
         }
     }
 
@@ -106,8 +120,8 @@ impl Ended {
     }
 
     fn forget_expired(&self, now: Timestamp) {
-        if let Ok(mut logins) = self.logins.write() {
-            logins.retain(|_, (_, expires_at)| *expires_at > now);
+        if let Ok(mut ended) = self.ended.write() {
+            ended.retain(|_, (_, expires_at)| *expires_at > now);
         }
     }
 }
@@ -175,8 +189,8 @@ pub async fn feed(
 }
 
 /// What an announcement in Redis says.
-pub fn announcement(login_id: &str, cause: Cause, expires_at: Timestamp) -> String {
-    format!("{login_id} {} {}", cause.name(), expires_at.millis())
+pub fn announcement(id: &str, cause: Cause, expires_at: Timestamp) -> String {
+    format!("{id} {} {}", cause.name(), expires_at.millis())
 }
 
 /// Listens to the other nodes' announcements for as long as the process lives. What is missed while

@@ -12,7 +12,8 @@ use std::time::Duration;
 use diesel::prelude::*;
 
 pub use self::store::{
-    by_id, delete_old, end_all_of, living_of, mark_activity, overdue, set_auth_time, usable_of,
+    announce, by_id, delete_old, end_all_of, living_of, mark_activity, overdue, set_auth_time,
+    usable_of,
 };
 use crate::account::{self, User};
 use crate::audit::{self, Event, Kind as EventKind};

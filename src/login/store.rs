@@ -154,7 +154,9 @@ pub fn set_auth_time(conn: &mut AnyConnection, id: &str, at: Timestamp) -> Query
         .map(drop)
 }
 
-fn announce(
+/// Puts an end into the feed, of a login or of a single access token: the end is known to every node
+/// within a second, and forgotten at `expires_at`, when what it ended would be dead by itself.
+pub fn announce(
     conn: &mut AnyConnection,
     id: &str,
     cause: Cause,
@@ -166,7 +168,6 @@ fn announce(
             revocations::subject.eq(id),
             revocations::cause.eq(cause.name()),
             revocations::revoked_at.eq(at),
-            // What belonged to the login is dead by itself from its hard end on.
             revocations::expires_at.eq(expires_at),
         ))
         .execute(conn)
