@@ -15,6 +15,7 @@ use actix_web::web::{self, Data, ServiceConfig, resource, to};
 use actix_web::{HttpResponse, Resource, Route};
 
 use crate::account::password::Hasher;
+use crate::caller::PERSONAL_TOKEN_HEADERS;
 use crate::clock::{Clock, Timestamp};
 use crate::config::Config;
 use crate::db::Db;
@@ -26,6 +27,7 @@ use crate::login::{self, Cause, Login};
 use crate::session::cookies::session_name;
 use crate::session::keeper::Keeper;
 use crate::token::jwt::Jwt;
+use crate::token::personal::{self, memory::Memory};
 use crate::vault::{AppKeys, Secrets};
 use crate::web::assets;
 use crate::{dashboard, devices, health, profile, session, token};
@@ -41,6 +43,7 @@ pub struct App {
     pub hasher: Hasher,
     pub turnstile: Turnstile,
     pub ended: Arc<Ended>,
+    pub personal_tokens: Memory,
     draining: AtomicBool,
 }
 
@@ -78,6 +81,7 @@ impl App {
             db,
             keystore,
             ended,
+            personal_tokens: Memory::default(),
             draining: AtomicBool::new(false),
         })
     }
@@ -168,7 +172,12 @@ fn api(config: &mut ServiceConfig) {
         .service(at("/v1/auth/token-status", [(Method::GET, to(token::http::token_status))]))
         .service(at("/v1/me", [(Method::GET, to(profile::http::me))]))
         .service(at("/v1/sessions", [(Method::GET, to(devices::http::list))]))
-        .service(at("/v1/sessions/{id}", [(Method::DELETE, to(devices::http::delete))]));
+        .service(at("/v1/sessions/{id}", [(Method::DELETE, to(devices::http::delete))]))
+        .service(at("/v1/tokens", [
+            (Method::GET, to(personal::http::list)),
+            (Method::POST, to(personal::http::create)),
+        ]))
+        .service(at("/v1/tokens/{id}", [(Method::DELETE, to(personal::http::delete))]));
 }
 
 #[rustfmt::skip]
@@ -187,6 +196,11 @@ fn pages(config: &mut ServiceConfig) {
         .service(at("/dashboard/sessions", [(Method::GET, to(devices::http::page))]))
         .service(at("/dashboard/sessions/revoke-others", [(Method::POST, to(devices::http::revoke_others))]))
         .service(at("/dashboard/sessions/{id}/revoke", [(Method::POST, to(devices::http::revoke))]))
+        .service(at("/dashboard/tokens", [
+            (Method::GET, to(personal::http::page)),
+            (Method::POST, to(personal::http::create_on_page)),
+        ]))
+        .service(at("/dashboard/tokens/{id}/revoke", [(Method::POST, to(personal::http::revoke_on_page))]))
         .service(at("/dashboard", [(Method::GET, to(dashboard::http::overview))]));
 }
 
@@ -217,6 +231,9 @@ fn at<const N: usize>(path: &str, methods: [(Method, Route); N]) -> Resource {
 fn carries_credentials(context: &GuardContext<'_>) -> bool {
     let headers = context.head().headers();
     headers.contains_key(AUTHORIZATION)
+        || PERSONAL_TOKEN_HEADERS
+            .iter()
+            .any(|name| headers.contains_key(*name))
 }
 
 /// Pages of the configured origins may call the API. Others are told nothing, which is how a browser

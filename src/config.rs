@@ -77,6 +77,7 @@ pub const SETTINGS: &[Setting] = &[
     setting("GAPURA_REFRESH_TOKEN_LIFETIME", "7d", "a refresh token not used for this long is over"),
     setting("GAPURA_LOGIN_LIFETIME", "30d", "the longest an API login can be refreshed on"),
     setting("GAPURA_REFRESH_GRACE", "10s", "how long a rotated token still leads to its successor, at most 5m; 0s: strict one-time use"),
+    setting("GAPURA_PERSONAL_TOKEN_LIFETIME", "365d", "the longest a personal token may live, and the default"),
     setting("GAPURA_JWT_ALGORITHM", "HS256", "`HS256`; the others follow"),
     setting("GAPURA_JWT_AUDIENCE", "the public URL", "`aud` of the JWTs"),
     setting("GAPURA_ARGON2", "m=19456,t=2,p=1", "memory in KiB, passes, lanes; not below the OWASP floor"),
@@ -139,6 +140,7 @@ pub struct Clocks {
     pub login_lifetime: Duration,
     /// Zero: strict one-time use.
     pub refresh_grace: Duration,
+    pub personal_token: Duration,
 }
 
 /// Parameters of Argon2id.
@@ -408,6 +410,7 @@ impl Raw {
             refresh_token: self.duration("GAPURA_REFRESH_TOKEN_LIFETIME"),
             login_lifetime: self.duration("GAPURA_LOGIN_LIFETIME"),
             refresh_grace: self.duration("GAPURA_REFRESH_GRACE"),
+            personal_token: self.duration("GAPURA_PERSONAL_TOKEN_LIFETIME"),
         };
         self.value("GAPURA_JWT_ALGORITHM", (), |text| match text {
             "HS256" => Ok(()),
@@ -531,6 +534,7 @@ impl Raw {
             clocks.refresh_threshold,
             clocks.refresh_token,
             clocks.login_lifetime,
+            clocks.personal_token,
             config.revocation_max_lag,
             config.audit_retention,
         ];

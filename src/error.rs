@@ -167,6 +167,8 @@ pub enum AppError {
     PasswordMustChange,
     /// 403 `reauthentication_required` on a page: the page that asks for the password.
     PasswordAsked(String),
+    /// 403 `insufficient_scope`: the personal token lacks this scope.
+    ScopeMissing(&'static str),
     /// 422, naming the fields.
     Invalid(FieldErrors),
     /// 429.
@@ -185,6 +187,7 @@ impl AppError {
             Self::SessionOver(_) => Code::SessionExpired,
             Self::PasswordMustChange => Code::Forbidden,
             Self::PasswordAsked(_) => Code::ReauthenticationRequired,
+            Self::ScopeMissing(_) => Code::InsufficientScope,
             Self::Invalid(_) => Code::ValidationFailed,
             Self::RateLimited { .. } => Code::RateLimited,
             Self::Unavailable(_) => Code::Unavailable,
@@ -201,6 +204,21 @@ impl AppError {
                 Some(u64::try_from(seconds).unwrap_or(u64::MAX))
             }
             Self::Unavailable(_) => Some(2),
+            _ => None,
+        }
+    }
+
+    /// `WWW-Authenticate` (RFC 6750, 3): a request without a token gets no error code.
+    pub fn challenge(&self) -> Option<String> {
+        const REALM: &str = "Bearer realm=\"gapura\"";
+        match self {
+            Self::ScopeMissing(scope) => Some(format!(
+                "{REALM}, error=\"insufficient_scope\", scope=\"{scope}\""
+            )),
+            Self::Problem(
+                Code::TokenInvalid | Code::TokenExpired | Code::TokenRevoked | Code::TokenMismatch,
+            ) => Some(format!("{REALM}, error=\"invalid_token\"")),
+            _ if self.code().status() == StatusCode::UNAUTHORIZED => Some(REALM.to_owned()),
             _ => None,
         }
     }

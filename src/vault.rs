@@ -148,6 +148,7 @@ pub struct Secrets {
     rotating_tokens: hmac::Key,
     forms: hmac::Key,
     session_ids: hmac::Key,
+    personal_tokens: hmac::Key,
 }
 
 impl Secrets {
@@ -160,6 +161,7 @@ impl Secrets {
             rotating_tokens: mac(b"rotating tokens v1"),
             forms: mac(b"form tokens v1"),
             session_ids: mac(b"session ids v1"),
+            personal_tokens: mac(b"personal tokens v1"),
         }
     }
 
@@ -182,6 +184,11 @@ impl Secrets {
     /// Whether `mac` is the form token bound to that; in constant time.
     pub fn form_mac_is_valid(&self, bound_to: &str, mac: &[u8]) -> bool {
         hmac::verify(&self.forms, bound_to.as_bytes(), mac).is_ok()
+    }
+
+    /// As what a personal token is stored.
+    pub fn personal_token_mac(&self, token: &str) -> [u8; 32] {
+        tag(&self.personal_tokens, &[token.as_bytes()])
     }
 
     /// Under what a session id is stored.

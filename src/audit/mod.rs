@@ -18,6 +18,8 @@ pub enum Kind {
     /// A rotated refresh or remember token came back: taken for theft.
     RefreshReused,
     PasswordChanged,
+    TokenCreated,
+    TokenRevoked,
     UserCreated,
     UserDisabled,
     UserEnabled,
@@ -33,6 +35,8 @@ impl Kind {
             Self::RememberRestored => "remember_restored",
             Self::RefreshReused => "refresh_reused",
             Self::PasswordChanged => "password_changed",
+            Self::TokenCreated => "token_created",
+            Self::TokenRevoked => "token_revoked",
             Self::UserCreated => "user_created",
             Self::UserDisabled => "user_disabled",
             Self::UserEnabled => "user_enabled",

@@ -11,17 +11,23 @@ use std::sync::Arc;
 
 use actix_web::dev::Payload;
 use actix_web::http::Method;
-use actix_web::http::header::{AUTHORIZATION, HeaderValue};
+use actix_web::http::header::{AUTHORIZATION, HeaderName, HeaderValue};
 use actix_web::{FromRequest, HttpRequest};
 
 use self::scope::Permission;
 use crate::app::App;
+use crate::clock::Timestamp;
 use crate::error::{AppError, Code};
 use crate::session::csrf;
 use crate::session::extract::{BrowserSession, app_of, living};
 use crate::token::jwt::{Claims, Reading};
+use crate::token::personal::Candidate;
+use crate::token::personal::memory::{self, Known};
 use crate::web::answer::Outgoing;
 use crate::web::origin;
+
+/// Where a personal token may stand beside a JWT; the first that is there is read.
+pub const PERSONAL_TOKEN_HEADERS: [&str; 2] = ["x-sanctum-token", "x-personal-token"];
 
 /// A caller with a good access token.
 pub struct Bearer {
@@ -31,6 +37,7 @@ pub struct Bearer {
 /// What a caller is known by.
 pub enum Credential {
     Bearer(Bearer),
+    Personal(Arc<Known>),
     Session(Box<BrowserSession>),
 }
 
@@ -45,6 +52,7 @@ impl<P> Caller<P> {
     pub fn user_id(&self) -> &str {
         match &self.credential {
             Credential::Bearer(bearer) => &bearer.claims.sub,
+            Credential::Personal(known) => &known.user.id,
             Credential::Session(session) => &session.record.user_id,
         }
     }
@@ -53,6 +61,7 @@ impl<P> Caller<P> {
     pub fn login_id(&self) -> Option<&str> {
         match &self.credential {
             Credential::Bearer(bearer) => Some(&bearer.claims.sid),
+            Credential::Personal(known) => known.token.login_id.as_deref(),
             Credential::Session(session) => Some(&session.record.login_id),
         }
     }
@@ -61,7 +70,21 @@ impl<P> Caller<P> {
     const fn method(&self) -> &'static str {
         match &self.credential {
             Credential::Bearer(_) => "jwt",
+            Credential::Personal(_) => "personal-token",
             Credential::Session(_) => "session",
+        }
+    }
+}
+
+impl<P: Permission> Caller<P> {
+    /// A personal token may do what its scopes say, and never what no token may.
+    fn check_scope(&self) -> Result<(), AppError> {
+        match (&self.credential, P::SCOPE) {
+            (Credential::Personal(_), None) => Err(Code::Forbidden.into()),
+            (Credential::Personal(known), Some(scope)) if !known.scopes.allow(scope) => {
+                Err(AppError::ScopeMissing(scope.name()))
+            }
+            _ => Ok(()),
         }
     }
 }
@@ -73,6 +96,8 @@ pub enum Presented {
     Expired(Arc<Claims>),
     /// Genuine, but its login has ended.
     Revoked(Arc<Claims>),
+    /// What may be a personal token.
+    Personal(Candidate),
     Invalid,
     /// No such header.
     Nothing,
@@ -96,6 +121,10 @@ impl Presented {
         let Some(token) = token else {
             return Ok(Self::Invalid);
         };
+        if Candidate::is_meant(token) {
+            let candidate = Candidate::read(&app.secrets, token);
+            return Ok(candidate.map_or(Self::Invalid, Self::Personal));
+        }
         Ok(match app.jwt.read(token, app.clock.now()) {
             Reading::Invalid => Self::Invalid,
             Reading::Expired(claims) => Self::Expired(claims),
@@ -117,12 +146,20 @@ impl Presented {
         }
     }
 
+    /// Whom a genuine JWT names, good or not.
+    fn subject(&self) -> Option<&str> {
+        match self {
+            Self::Good(claims) | Self::Expired(claims) | Self::Revoked(claims) => Some(&claims.sub),
+            Self::Personal(_) | Self::Invalid | Self::Nothing => None,
+        }
+    }
+
     /// What is told to a caller who has nothing better than this.
     pub fn refusal(&self) -> AppError {
         let code = match self {
             Self::Expired(_) => Code::TokenExpired,
             Self::Revoked(_) => Code::TokenRevoked,
-            Self::Good(_) | Self::Invalid => Code::TokenInvalid,
+            Self::Good(_) | Self::Personal(_) | Self::Invalid => Code::TokenInvalid,
             Self::Nothing => Code::TokenMissing,
         };
         code.into()
@@ -152,6 +189,7 @@ impl<P: Permission> FromRequest for Caller<P> {
             };
             let method = HeaderValue::from_static(caller.method());
             Outgoing::set_header(&req, "x-auth-method", method);
+            caller.check_scope()?;
             Ok(caller)
         })
     }
@@ -159,11 +197,62 @@ impl<P: Permission> FromRequest for Caller<P> {
 
 /// The first credential of the request that answers.
 async fn settle(req: &HttpRequest, app: &App) -> Result<Credential, AppError> {
-    let presented = Presented::read(req, app)?;
-    if !matches!(presented, Presented::Nothing) {
-        return presented.good().map(Credential::Bearer);
+    let now = app.clock.now();
+    let bearer = Presented::read(req, app)?;
+    let mut subject = bearer.subject().map(str::to_owned);
+    let mut refusal = bearer.refusal();
+    match bearer {
+        Presented::Good(claims) => return Ok(Credential::Bearer(Bearer { claims })),
+        Presented::Personal(candidate) => {
+            let reading = memory::read(app, &candidate, now).await?;
+            subject = reading.known().map(|known| known.user.id.clone());
+            match reading.good() {
+                Ok(known) => return Ok(served_by(known, req, app, now)),
+                Err(code) => refusal = code.into(),
+            }
+        }
+        Presented::Nothing => match personal_token_header(req) {
+            None => return session(req, app, now).await,
+            Some(_) => refusal = Code::TokenInvalid.into(),
+        },
+        Presented::Expired(_) | Presented::Revoked(_) | Presented::Invalid => {}
     }
-    let session = match living(req, app, app.clock.now()).await {
+    let beside = personal_token_header(req)
+        .and_then(|text| Candidate::read(&app.secrets, text))
+        .ok_or(refusal.clone())?;
+    let alone = !req.headers().contains_key(AUTHORIZATION);
+    match memory::read(app, &beside, now).await?.good() {
+        Ok(known) if subject.is_some_and(|subject| subject != known.user.id) => {
+            Err(Code::TokenMismatch.into())
+        }
+        Ok(known) => {
+            if !alone {
+                let (user, code) = (&known.user.id, refusal.code().name());
+                tracing::info!(user, bearer = code, "served by the personal token instead");
+            }
+            Ok(served_by(known, req, app, now))
+        }
+        Err(code) if alone => Err(code.into()),
+        // The bearer was read first.
+        Err(_) => Err(refusal),
+    }
+}
+
+fn personal_token_header(req: &HttpRequest) -> Option<&str> {
+    let mut names = PERSONAL_TOKEN_HEADERS.into_iter();
+    let name = names.find(|name| req.headers().contains_key(*name))?;
+    Some(origin::header(req, HeaderName::from_static(name)).unwrap_or_default())
+}
+
+fn served_by(known: Arc<Known>, req: &HttpRequest, app: &App, now: Timestamp) -> Credential {
+    let ip = || origin::address(req, &app.config).to_string();
+    memory::note_use(app, &known, ip, now);
+    Credential::Personal(known)
+}
+
+/// The caller by session cookie.
+async fn session(req: &HttpRequest, app: &App, now: Timestamp) -> Result<Credential, AppError> {
+    let session = match living(req, app, now).await {
         Err(AppError::Problem(Code::SessionMissing)) => {
             return Err(Code::TokenMissing.into());
         }

@@ -59,6 +59,49 @@ impl Scope {
     }
 }
 
+/// The scopes of one token: at least one, each once, in the order of [`Scope::ALL`], and `*` alone
+/// where it is among them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Scopes(Vec<Scope>);
+
+impl Scopes {
+    /// Every scope.
+    pub fn all() -> Self {
+        Self(vec![Scope::All])
+    }
+
+    /// The scopes of those names; `None`: there are none, or one of them is unknown.
+    pub fn named<'a>(names: impl IntoIterator<Item = &'a str>) -> Option<Self> {
+        let named: Option<Vec<Scope>> = names.into_iter().map(Scope::named).collect();
+        let named = named.filter(|named| !named.is_empty())?;
+        if named.contains(&Scope::All) {
+            return Some(Self::all());
+        }
+        let each_once = Scope::ALL.into_iter().filter(|scope| named.contains(scope));
+        Some(Self(each_once.collect()))
+    }
+
+    /// Those of the names that are known: what a later version stored gives an earlier one nothing.
+    pub fn known<'a>(names: impl IntoIterator<Item = &'a str>) -> Self {
+        Self(names.into_iter().filter_map(Scope::named).collect())
+    }
+
+    /// Whether a token with these may do what asks for `scope`.
+    pub fn allow(&self, scope: Scope) -> bool {
+        self.iter().any(|own| own == Scope::All || own == scope)
+    }
+
+    /// Each of them.
+    pub fn iter(&self) -> impl Iterator<Item = Scope> {
+        self.0.iter().copied()
+    }
+
+    /// Their names.
+    pub fn names(&self) -> Vec<&'static str> {
+        self.iter().map(Scope::name).collect()
+    }
+}
+
 /// What a route asks of a personal token. Other credentials may do whatever their person may.
 pub trait Permission: 'static {
     /// The scope a token needs; `None`: no token may do this, whatever its scopes.

@@ -54,6 +54,7 @@ pub async fn require<P>(
             let record = &session.record;
             (&record.username, &record.login_id, record.auth_time())
         }
+        Credential::Personal(_) => return Err(Code::Forbidden.into()),
     };
     let Some(password) = current_password else {
         return match is_fresh(auth_time, now) {

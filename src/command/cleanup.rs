@@ -12,10 +12,14 @@ use crate::error::AppError;
 use crate::login::rotation::{self, Purpose};
 use crate::login::{self, Cause, Kind, Login};
 use crate::session;
+use crate::token::personal;
 
 /// How long a login is kept after its hard end: a token of it that comes back is still recognised,
 /// and the person can still be told what became of it.
 const KEPT_AFTER_END: Duration = Duration::from_secs(7 * 86_400);
+/// How long a personal token is kept that has expired or was revoked: its program is told why it is
+/// refused, and its person sees which one it was.
+const TOKENS_KEPT: Duration = Duration::from_secs(30 * 86_400);
 /// Logins deleted in one transaction, so that nobody waits for long.
 const STEP: i64 = 200;
 
@@ -23,15 +27,26 @@ const STEP: i64 = 200;
 pub async fn run(config: &Config) -> Result<(), String> {
     let db = super::migrate::open(config)?;
     let deleted = sweep(&db, config, SystemClock.now()).await;
-    let (logins, events) = deleted.map_err(|error| error.to_string())?;
+    let Deleted {
+        logins,
+        tokens,
+        events,
+    } = deleted.map_err(|error| error.to_string())?;
     say(format_args!(
-        "Deleted {logins} old logins and {events} old audit events."
+        "Deleted {logins} old logins, {tokens} old personal tokens and {events} old audit events."
     ))?;
     Ok(())
 }
 
-/// Deletes what has expired: logins with their tokens, and audit events.
-pub async fn sweep(db: &Db, config: &Config, now: Timestamp) -> Result<(usize, usize), DbError> {
+/// How much was deleted.
+pub struct Deleted {
+    pub logins: usize,
+    pub tokens: usize,
+    pub events: usize,
+}
+
+/// Deletes what has expired: logins with their tokens, personal tokens, and audit events.
+pub async fn sweep(db: &Db, config: &Config, now: Timestamp) -> Result<Deleted, DbError> {
     let mut logins = 0;
     loop {
         let step = db
@@ -42,11 +57,18 @@ pub async fn sweep(db: &Db, config: &Config, now: Timestamp) -> Result<(usize, u
             break;
         }
     }
+    let tokens = db
+        .write(move |conn| personal::delete_old(conn, now - TOKENS_KEPT))
+        .await?;
     let oldest = now - config.audit_retention;
     let events = db
         .write(move |conn| audit::delete_before(conn, oldest))
         .await?;
-    Ok((logins, events))
+    Ok(Deleted {
+        logins,
+        tokens,
+        events,
+    })
 }
 
 /// Ends the logins that are over though nobody came back to be told, so that the log says when and

@@ -52,6 +52,17 @@ diesel::table! {
     keystore (key) { key -> Text, value -> Text, expires_at -> BigInt, }
 }
 
+diesel::table! {
+    personal_tokens (id) {
+        id -> Text, user_id -> Text, login_id -> Nullable<Text>, name -> Text, scopes -> Text,
+        mac -> Binary, created_at -> BigInt, expires_at -> BigInt,
+        last_used_at -> Nullable<BigInt>, last_used_ip -> Nullable<Text>,
+        revoked_at -> Nullable<BigInt>,
+    }
+}
+
 diesel::joinable!(logins -> users (user_id));
 diesel::joinable!(rotating_tokens -> logins (login_id));
-diesel::allow_tables_to_appear_in_same_query!(users, logins, rotating_tokens);
+diesel::joinable!(personal_tokens -> users (user_id));
+diesel::joinable!(personal_tokens -> logins (login_id));
+diesel::allow_tables_to_appear_in_same_query!(users, logins, rotating_tokens, personal_tokens);

@@ -354,6 +354,7 @@ pub async fn update_activity(
                 session_expires_at,
             }
         }
+        Credential::Personal(_) => return Err(Code::Forbidden.into()),
         Credential::Bearer(bearer) => {
             let at = activity_after_ping(Timestamp::from_seconds(0), ping.idle_seconds, now);
             let login = app.db.write(move |conn| {

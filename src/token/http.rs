@@ -14,6 +14,7 @@ use crate::error::{AppError, Code, FieldErrors};
 use crate::login::rotation::{self, Purpose, Rotation, Rules, TokenId};
 use crate::login::{self, Cause, Kind, Login, sign_in};
 use crate::token::jwt::Claims;
+use crate::token::personal::memory::{self, Known};
 use crate::web::answer::Outgoing;
 use crate::web::input::{self, Check, Json};
 use crate::web::{origin, success};
@@ -200,6 +201,8 @@ pub async fn logout(
             let login = app.db.read(move |conn| login::by_id(conn, &sid)).await?;
             login.ok_or(Code::TokenRevoked)?
         }
+        // A personal token belongs to no login that it could end.
+        Presented::Personal(_) => return Err(Code::Forbidden.into()),
         Presented::Invalid | Presented::Revoked(_) => return Err(bearer.refusal()),
         Presented::Expired(_) | Presented::Nothing => {
             let token = match presented(&req, &app, payload).await {
@@ -240,14 +243,22 @@ async fn by_refresh_token(app: &App, token: &str) -> Result<Login, AppError> {
     Ok(login.ok_or(Code::RefreshInvalid)?)
 }
 
-/// `GET /api/v1/auth/token-status`.
+/// `GET /api/v1/auth/token-status`: of an access token or a personal token.
 pub async fn token_status(req: HttpRequest, app: web::Data<App>) -> Result<HttpResponse, AppError> {
     let now = app.clock.now();
-    let (claims, reason) = match Presented::read(&req, &app)? {
-        Presented::Good(claims) => (claims, None),
-        Presented::Expired(claims) => (claims, Some(Code::TokenExpired)),
-        Presented::Revoked(claims) => (claims, Some(Code::TokenRevoked)),
-        other => return Err(other.refusal()),
+    let presented = Presented::read(&req, &app)?;
+    let (status, reason) = match &presented {
+        Presented::Good(claims) => (Status::of_claims(claims), None),
+        Presented::Expired(claims) => (Status::of_claims(claims), Some(Code::TokenExpired)),
+        Presented::Revoked(claims) => (Status::of_claims(claims), Some(Code::TokenRevoked)),
+        Presented::Personal(candidate) => {
+            let reading = memory::read(&app, candidate, now).await?;
+            let Some(known) = reading.known().cloned() else {
+                return Err(presented.refusal());
+            };
+            (Status::of_personal(&known), reading.good().err())
+        }
+        Presented::Invalid | Presented::Nothing => return Err(presented.refusal()),
     };
     Ok(success(
         if reason.is_none() {
@@ -255,23 +266,52 @@ pub async fn token_status(req: HttpRequest, app: web::Data<App>) -> Result<HttpR
         } else {
             "The token is not valid."
         },
-        status(&app, &claims, reason, now),
+        status.to_json(&app, reason, now),
     ))
 }
 
-fn status(app: &App, claims: &Claims, reason: Option<Code>, now: Timestamp) -> serde_json::Value {
-    let left = now.until(claims.expires_at());
-    let mut status = json!({
-        "valid": reason.is_none(),
-        "needs_refresh": reason.is_some() || left <= app.config.clocks.refresh_threshold,
-        // In whole seconds as `expires_in` counts them, so that the two agree.
-        "time_until_expiry": (claims.exp - now.seconds()).max(0),
-        "expires_at": claims.expires_at(),
-        "username": claims.name,
-        "role": claims.role,
-    });
-    if let Some(reason) = reason {
-        status["reason"] = json!(reason.name());
+/// What a token says of itself.
+struct Status {
+    username: String,
+    role: String,
+    expires_at: Timestamp,
+    /// Whether a refresh token could give another.
+    refreshes: bool,
+}
+
+impl Status {
+    fn of_claims(claims: &Claims) -> Self {
+        Self {
+            username: claims.name.clone(),
+            role: claims.role.clone(),
+            expires_at: claims.expires_at(),
+            refreshes: true,
+        }
     }
-    status
+
+    fn of_personal(known: &Known) -> Self {
+        Self {
+            username: known.user.username.clone(),
+            role: known.user.role.clone(),
+            expires_at: known.token.expires_at,
+            refreshes: false,
+        }
+    }
+
+    fn to_json(&self, app: &App, reason: Option<Code>, now: Timestamp) -> serde_json::Value {
+        let near = now.until(self.expires_at) <= app.config.clocks.refresh_threshold;
+        let mut status = json!({
+            "valid": reason.is_none(),
+            "needs_refresh": self.refreshes && (reason.is_some() || near),
+            // In whole seconds as `expires_in` counts them, so that the two agree.
+            "time_until_expiry": (self.expires_at.seconds() - now.seconds()).max(0),
+            "expires_at": self.expires_at,
+            "username": self.username,
+            "role": self.role,
+        });
+        if let Some(reason) = reason {
+            status["reason"] = json!(reason.name());
+        }
+        status
+    }
 }

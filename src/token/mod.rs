@@ -1,8 +1,10 @@
 //! Tokens for programs: a short-lived access token ([`jwt`]) and the refresh token that carries its
-//! login on. Handlers in `http.rs`; the rules of rotation are in [`crate::login::rotation`].
+//! login on. Handlers in `http.rs`; the rules of rotation are in [`crate::login::rotation`]. Tokens
+//! that a person makes for a program and that last are in [`personal`].
 
 pub mod http;
 pub mod jwt;
+pub mod personal;
 
 use serde_json::{Value, json};
 

@@ -245,14 +245,7 @@ fn foreign(status: StatusCode, error: &Error) -> AppError {
 
 fn problem(error: &AppError, id: &str) -> HttpResponse {
     let mut answer = HttpResponse::build(error.code().status());
-    if error.code().status() == StatusCode::UNAUTHORIZED {
-        // RFC 6750, 3: a request without a token gets no error code.
-        let challenge = match error.code() {
-            Code::TokenInvalid | Code::TokenExpired | Code::TokenRevoked | Code::TokenMismatch => {
-                "Bearer realm=\"gapura\", error=\"invalid_token\""
-            }
-            _ => "Bearer realm=\"gapura\"",
-        };
+    if let Some(challenge) = error.challenge() {
         answer.insert_header((WWW_AUTHENTICATE, challenge));
     }
     answer

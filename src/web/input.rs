@@ -108,7 +108,7 @@ impl<T: DeserializeOwned + Check> FromRequest for Query<T> {
 }
 
 fn fields<T: DeserializeOwned + Check>(encoded: &[u8]) -> Result<T, AppError> {
-    let fields = serde_urlencoded::Deserializer::new(url::form_urlencoded::parse(encoded));
+    let fields = serde_html_form::Deserializer::from_bytes(encoded);
     checked(serde_path_to_error::deserialize(fields))
 }
 
@@ -236,6 +236,8 @@ fn wrong_field<E: std::error::Error>(
         return (field, "This field is given twice.");
     }
     match error.path().to_string() {
+        // What serde_html_form says of several values for a field that takes one.
+        path if message == "unsupported value" => (path, "This field is given twice."),
         path if path == "." => ("body".to_owned(), "This must be an object."),
         path => (path, "This field has the wrong type or an unknown value."),
     }

@@ -236,7 +236,7 @@ fn migrate_says_what_it_did() {
         );
         assert_eq!(
             place.run(&["cleanup"]).done(),
-            "Deleted 0 old logins and 0 old audit events.\n"
+            "Deleted 0 old logins, 0 old personal tokens and 0 old audit events.\n"
         );
     }
 }

@@ -1,0 +1,178 @@
+//! What was looked up is remembered for a second at most, so that a busy token costs one query a
+//! second and one write a minute.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::time::Duration;
+
+use quick_cache::sync::Cache;
+
+use super::{Candidate, Token, store};
+use crate::account::User;
+use crate::app::App;
+use crate::caller::scope::Scopes;
+use crate::clock::Timestamp;
+use crate::error::{AppError, Code};
+use crate::login::Login;
+
+/// How many tokens are remembered.
+const REMEMBERED: usize = 4096;
+/// For how long: no other node may accept a revoked token for longer.
+const REMEMBERED_FOR: Duration = Duration::from_secs(1);
+/// How often a use is written down.
+const NOTED_EVERY: Duration = Duration::from_secs(60);
+
+/// A token that there is, with whom it belongs to.
+pub struct Known {
+    pub token: Token,
+    pub scopes: Scopes,
+    pub user: User,
+    login: Option<Login>,
+    looked_up_at: Timestamp,
+    /// When a use was last written down, or is being written, in milliseconds.
+    noted_at: AtomicI64,
+}
+
+/// What a presented personal token turned out to be.
+pub enum Reading {
+    Good(Arc<Known>),
+    Expired(Arc<Known>),
+    /// Or its person is disabled, or its login has ended.
+    Revoked(Arc<Known>),
+    Unknown,
+}
+
+impl Reading {
+    /// The good token.
+    ///
+    /// # Errors
+    /// Why it is none.
+    pub fn good(self) -> Result<Arc<Known>, Code> {
+        match self {
+            Self::Good(known) => Ok(known),
+            Self::Expired(_) => Err(Code::TokenExpired),
+            Self::Revoked(_) => Err(Code::TokenRevoked),
+            Self::Unknown => Err(Code::TokenInvalid),
+        }
+    }
+
+    /// The token, whatever it is worth, if there is one.
+    pub fn known(&self) -> Option<&Arc<Known>> {
+        match self {
+            Self::Good(known) | Self::Expired(known) | Self::Revoked(known) => Some(known),
+            Self::Unknown => None,
+        }
+    }
+}
+
+/// Tokens looked up lately, under their MACs.
+pub struct Memory {
+    known: Cache<[u8; 32], Arc<Known>>,
+    /// How often everything was forgotten: a lookup that began before is not remembered after.
+    forgotten: AtomicU64,
+}
+
+impl Default for Memory {
+    fn default() -> Self {
+        Self {
+            known: Cache::new(REMEMBERED),
+            forgotten: AtomicU64::new(0),
+        }
+    }
+}
+
+impl Memory {
+    /// Forgets everything: what was revoked in the database is refused from now on.
+    pub fn forget(&self) {
+        self.forgotten.fetch_add(1, Ordering::SeqCst);
+        self.known.clear();
+    }
+
+    fn get(&self, candidate: &Candidate, now: Timestamp) -> Option<Arc<Known>> {
+        // Where the clock was set back, nobody knows how old this is.
+        let fresh = |known: &Arc<Known>| {
+            known.looked_up_at <= now && now < known.looked_up_at + REMEMBERED_FOR
+        };
+        self.known.get(&candidate.mac).filter(fresh)
+    }
+
+    async fn look_up(
+        &self,
+        app: &App,
+        candidate: &Candidate,
+        now: Timestamp,
+    ) -> Result<Option<Arc<Known>>, AppError> {
+        let forgotten = self.forgotten.load(Ordering::SeqCst);
+        let id = candidate.id.clone();
+        let found = app.db.read(move |conn| store::with_owner(conn, &id));
+        let found = found.await?.filter(|(token, ..)| token.is(candidate));
+        let Some((token, user, login)) = found else {
+            return Ok(None);
+        };
+        let noted_at = token.last_used_at.map_or(i64::MIN, Timestamp::millis);
+        let known = Arc::new(Known {
+            scopes: token.scopes(),
+            noted_at: AtomicI64::new(noted_at),
+            looked_up_at: now,
+            token,
+            user,
+            login,
+        });
+        self.known.insert(candidate.mac, Arc::clone(&known));
+        if self.forgotten.load(Ordering::SeqCst) != forgotten {
+            self.known.remove(&candidate.mac);
+        }
+        Ok(Some(known))
+    }
+}
+
+/// Reads a presented token: one query, or none within a second of the last.
+///
+/// # Errors
+/// 503 when the database cannot be asked.
+pub async fn read(app: &App, candidate: &Candidate, now: Timestamp) -> Result<Reading, AppError> {
+    let memory = &app.personal_tokens;
+    let known = match memory.get(candidate, now) {
+        Some(known) => Some(known),
+        None => memory.look_up(app, candidate, now).await?,
+    };
+    let Some(known) = known else {
+        return Ok(Reading::Unknown);
+    };
+    let login_is_over = match &known.login {
+        Some(login) => login.cause_of_end(now).is_some() || app.ended.cause(&login.id)?.is_some(),
+        None => false,
+    };
+    let revoked = known.token.revoked_at.is_some() || known.user.disabled_at.is_some();
+    Ok(if revoked || login_is_over {
+        Reading::Revoked(known)
+    } else if known.token.expires_at <= now {
+        Reading::Expired(known)
+    } else {
+        Reading::Good(known)
+    })
+}
+
+/// Notes when and from where a token was used, at most once a minute; behind the answer, since
+/// nothing depends on it.
+pub fn note_use(app: &App, known: &Known, ip: impl FnOnce() -> String, now: Timestamp) {
+    let noted_at = known.noted_at.load(Ordering::Relaxed);
+    let due = Timestamp::from_millis(noted_at) + NOTED_EVERY <= now;
+    let ours = || {
+        let order = Ordering::Relaxed;
+        let swapped = known
+            .noted_at
+            .compare_exchange(noted_at, now.millis(), order, order);
+        swapped.is_ok()
+    };
+    if due && ours() {
+        let (db, id, ip) = (app.db.clone(), known.token.id.clone(), ip());
+        actix_web::rt::spawn(async move {
+            let before = now - NOTED_EVERY;
+            let noted = db.write(move |conn| store::note_use(conn, &id, &ip, now, before));
+            if let Err(error) = noted.await {
+                tracing::debug!(%error, "the use of a personal token was not noted");
+            }
+        });
+    }
+}
