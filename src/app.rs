@@ -168,6 +168,8 @@ fn api(config: &mut ServiceConfig) {
         .service(at("/update-activity", [(Method::POST, to(session::http::update_activity))]))
         .service(at("/v1/auth/token", [(Method::POST, to(token::http::token))]))
         .service(at("/v1/auth/refresh", [(Method::POST, to(token::http::refresh))]))
+        .service(at("/v1/auth/auto-refresh", [(Method::POST, to(token::http::auto_refresh))]))
+        .service(at("/v1/auth/logout-all", [(Method::POST, to(token::http::logout_all))]))
         .service(at("/v1/auth/logout", [(Method::POST, to(token::http::logout))]))
         .service(at("/v1/auth/token-status", [(Method::GET, to(token::http::token_status))]))
         .service(at("/v1/me", [(Method::GET, to(profile::http::me))]))

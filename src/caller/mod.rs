@@ -23,6 +23,7 @@ use crate::session::extract::{BrowserSession, app_of, living};
 use crate::token::jwt::{Claims, Reading};
 use crate::token::personal::Candidate;
 use crate::token::personal::memory::{self, Known};
+use crate::token::refresh::{self, Carried};
 use crate::web::answer::Outgoing;
 use crate::web::origin;
 
@@ -112,13 +113,7 @@ impl Presented {
         if !req.headers().contains_key(AUTHORIZATION) {
             return Ok(Self::Nothing);
         }
-        // The scheme's name is case-insensitive (RFC 9110, 11.1). Of two headers nobody knows which
-        // one a proxy in front has looked at.
-        let token = origin::header(req, AUTHORIZATION)
-            .and_then(|value| value.split_once(' '))
-            .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"))
-            .map(|(_, token)| token);
-        let Some(token) = token else {
+        let Some(token) = origin::bearer(req) else {
             return Ok(Self::Invalid);
         };
         if Candidate::is_meant(token) {
@@ -128,7 +123,7 @@ impl Presented {
         Ok(match app.jwt.read(token, app.clock.now()) {
             Reading::Invalid => Self::Invalid,
             Reading::Expired(claims) => Self::Expired(claims),
-            Reading::Good(claims) => match app.ended.cause(&claims.sid)? {
+            Reading::Good(claims) => match app.ended.cause_of_any([&claims.sid, &claims.jti])? {
                 Some(_) => Self::Revoked(claims),
                 None => Self::Good(claims),
             },
@@ -146,10 +141,10 @@ impl Presented {
         }
     }
 
-    /// Whom a genuine JWT names, good or not.
-    fn subject(&self) -> Option<&str> {
+    /// What a genuine JWT says, good or not.
+    pub fn claims(&self) -> Option<&Claims> {
         match self {
-            Self::Good(claims) | Self::Expired(claims) | Self::Revoked(claims) => Some(&claims.sub),
+            Self::Good(claims) | Self::Expired(claims) | Self::Revoked(claims) => Some(claims),
             Self::Personal(_) | Self::Invalid | Self::Nothing => None,
         }
     }
@@ -199,10 +194,21 @@ impl<P: Permission> FromRequest for Caller<P> {
 async fn settle(req: &HttpRequest, app: &App) -> Result<Credential, AppError> {
     let now = app.clock.now();
     let bearer = Presented::read(req, app)?;
-    let mut subject = bearer.subject().map(str::to_owned);
+    let mut subject = bearer.claims().map(|claims| claims.sub.clone());
     let mut refusal = bearer.refusal();
     match bearer {
-        Presented::Good(claims) => return Ok(Credential::Bearer(Bearer { claims })),
+        Presented::Good(claims) => {
+            let left = now.until(claims.expires_at());
+            if left <= app.config.clocks.refresh_threshold {
+                return renewed_early(req, app, claims, now).await;
+            }
+            return Ok(Credential::Bearer(Bearer { claims }));
+        }
+        Presented::Expired(claims) => {
+            if let Some(bearer) = renewed(req, app, &claims, now).await? {
+                return Ok(Credential::Bearer(bearer));
+            }
+        }
         Presented::Personal(candidate) => {
             let reading = memory::read(app, &candidate, now).await?;
             subject = reading.known().map(|known| known.user.id.clone());
@@ -215,7 +221,7 @@ async fn settle(req: &HttpRequest, app: &App) -> Result<Credential, AppError> {
             None => return session(req, app, now).await,
             Some(_) => refusal = Code::TokenInvalid.into(),
         },
-        Presented::Expired(_) | Presented::Revoked(_) | Presented::Invalid => {}
+        Presented::Revoked(_) | Presented::Invalid => {}
     }
     let beside = personal_token_header(req)
         .and_then(|text| Candidate::read(&app.secrets, text))
@@ -236,6 +242,51 @@ async fn settle(req: &HttpRequest, app: &App) -> Result<Credential, AppError> {
         // The bearer was read first.
         Err(_) => Err(refusal),
     }
+}
+
+/// Row 2: a good token that is near its end, renewed if a refresh token of its login is there.
+async fn renewed_early(
+    req: &HttpRequest,
+    app: &App,
+    claims: Arc<Claims>,
+    now: Timestamp,
+) -> Result<Credential, AppError> {
+    match renewed(req, app, &claims, now).await {
+        Ok(Some(bearer)) => return Ok(Credential::Bearer(bearer)),
+        Ok(None) => {}
+        // The login has just ended, and what is left of the access token with it.
+        Err(error @ AppError::Problem(Code::RefreshReused)) => return Err(error),
+        Err(error) => {
+            let (user, code) = (&claims.sub, error.code().name());
+            tracing::debug!(user, code, "served without renewing the tokens");
+        }
+    }
+    Ok(Credential::Bearer(Bearer { claims }))
+}
+
+/// The bearer of a new token, if the request carries a refresh token of the login of `claims` that
+/// is good for one; the new pair goes along with the answer. A token that is good for nothing is as
+/// good as none.
+async fn renewed(
+    req: &HttpRequest,
+    app: &App,
+    claims: &Claims,
+    now: Timestamp,
+) -> Result<Option<Bearer>, AppError> {
+    // A cookie that another site had the browser send counts for nothing.
+    let Some(carried) = Carried::beside(req, app).unwrap_or(None) else {
+        return Ok(None);
+    };
+    let exchanged = refresh::exchange(req, app, &carried.text, Some(&claims.sid), now).await;
+    let pair = match exchanged {
+        Err(AppError::Problem(Code::RefreshInvalid | Code::RefreshExpired)) => return Ok(None),
+        pair => pair?,
+    };
+    let Reading::Good(claims) = app.jwt.read(pair.access_token(), now) else {
+        return Err(AppError::Internal("a new token is not good".to_owned()));
+    };
+    refresh::send_along(req, app, &pair, carried.delivery, now)?;
+    Ok(Some(Bearer { claims }))
 }
 
 fn personal_token_header(req: &HttpRequest) -> Option<&str> {

@@ -1,34 +1,24 @@
 //! `/api/v1/auth/…`: logging in, refreshing and logging out by API.
 
-use actix_web::cookie::{Cookie, SameSite, time};
-use actix_web::http::header::HeaderName;
+use actix_web::http::header::HeaderValue;
 use actix_web::{HttpRequest, HttpResponse, web};
 use serde::Deserialize;
 use serde_json::json;
 
 use super::Pair;
 use crate::app::App;
-use crate::caller::Presented;
+use crate::caller::scope::SessionsWrite;
+use crate::caller::{Caller, Presented};
 use crate::clock::Timestamp;
 use crate::error::{AppError, Code, FieldErrors};
-use crate::login::rotation::{self, Purpose, Rotation, Rules, TokenId};
+use crate::login::rotation::{self, Purpose, TokenId};
 use crate::login::{self, Cause, Kind, Login, sign_in};
 use crate::token::jwt::Claims;
 use crate::token::personal::memory::{self, Known};
+use crate::token::refresh::{self, Carried, Delivery};
 use crate::web::answer::Outgoing;
 use crate::web::input::{self, Check, Json};
 use crate::web::{origin, success};
-
-const REFRESH_COOKIE: &str = "refresh_token";
-
-/// How a client wants to hold its refresh token.
-#[derive(Clone, Copy, Default, PartialEq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-enum Delivery {
-    #[default]
-    Body,
-    Cookie,
-}
 
 /// Body of `POST /api/v1/auth/token`.
 #[derive(Deserialize)]
@@ -80,14 +70,8 @@ pub async fn token(
     });
     let (login, refresh, until) = begun.await?.ok_or(Code::InvalidCredentials)?;
     let pair = Pair::issue(&app, user, &login, refresh, until, now)?;
-    Ok(deliver(
-        &req,
-        &app,
-        &pair,
-        asked.refresh_token_delivery,
-        "Logged in.",
-        now,
-    ))
+    let data = deliver(&req, &app, &pair, asked.refresh_token_delivery, now);
+    Ok(success("Logged in.", data))
 }
 
 fn deliver(
@@ -95,23 +79,12 @@ fn deliver(
     app: &App,
     pair: &Pair,
     delivery: Delivery,
-    message: &str,
     now: Timestamp,
-) -> HttpResponse {
+) -> serde_json::Value {
     if delivery == Delivery::Cookie {
-        let left = i64::try_from(now.until(pair.refresh_expires_at).as_secs()).unwrap_or(0);
-        let cookie = refresh_cookie(app, pair.refresh_token.expose().to_owned());
-        Outgoing::set_cookie(req, cookie.max_age(time::Duration::seconds(left)).finish());
+        Outgoing::set_cookie(req, refresh::cookie(app, pair, now));
     }
-    success(message, pair.to_json(delivery == Delivery::Body, now))
-}
-
-fn refresh_cookie(app: &App, value: String) -> actix_web::cookie::CookieBuilder<'static> {
-    Cookie::build(REFRESH_COOKIE, value)
-        .path("/api")
-        .http_only(true)
-        .same_site(SameSite::Strict)
-        .secure(app.config.is_https())
+    pair.to_json(delivery == Delivery::Body, now)
 }
 
 /// A body that may carry a refresh token.
@@ -134,17 +107,13 @@ async fn presented(
     req: &HttpRequest,
     app: &App,
     payload: web::Payload,
-) -> Result<(String, Delivery), AppError> {
+) -> Result<Carried, AppError> {
     let body: RefreshRequest = input::optional_json(req, &mut payload.into_inner()).await?;
-    if let Some(token) = body.refresh_token {
-        return Ok((token, Delivery::Body));
+    if let Some(text) = body.refresh_token {
+        let delivery = Delivery::Body;
+        return Ok(Carried { text, delivery });
     }
-    if let Some(token) = origin::header(req, HeaderName::from_static("x-refresh-token")) {
-        return Ok((token.to_owned(), Delivery::Body));
-    }
-    let cookie = req.cookie(REFRESH_COOKIE).ok_or(Code::RefreshMissing)?;
-    origin::refuse_foreign(req, app)?;
-    Ok((cookie.value().to_owned(), Delivery::Cookie))
+    Carried::beside(req, app)?.ok_or_else(|| Code::RefreshMissing.into())
 }
 
 /// `POST /api/v1/auth/refresh`.
@@ -153,38 +122,64 @@ pub async fn refresh(
     app: web::Data<App>,
     payload: web::Payload,
 ) -> Result<HttpResponse, AppError> {
-    let (token, delivery) = presented(&req, &app, payload).await?;
-    let token =
-        TokenId::read(&app.secrets, Purpose::Refresh, &token).ok_or(Code::RefreshInvalid)?;
+    let carried = presented(&req, &app, payload).await?;
     let now = app.clock.now();
-    let clocks = &app.config.clocks;
-    let rules = Rules {
-        grace: clocks.refresh_grace,
-        lifetime: Some(clocks.refresh_token),
-        limited: app.config.rate_limits,
-    };
-    let client = origin::client(&req, &app.config, None);
-    let rotation = app
-        .db
-        .write(move |conn| rotation::rotate(conn, token, rules, &client, now))
-        .await?;
-    match rotation {
-        Rotation::Fresh(next) | Rotation::Newest(next) | Rotation::Sibling(next) => {
-            let pair = Pair::after(&app, next, now)?;
-            Ok(deliver(&req, &app, &pair, delivery, "Refreshed.", now))
-        }
-        Rotation::Reused(login) => {
-            tracing::warn!(
-                user = login.user_id,
-                "a rotated refresh token came back; its login was ended"
-            );
-            app.announce(&login, login.cause_of_end(now).unwrap_or(Cause::Theft));
-            Err(Code::RefreshReused.into())
-        }
-        Rotation::TooMany(retry_after) => Err(AppError::RateLimited { retry_after }),
-        Rotation::Expired => Err(Code::RefreshExpired.into()),
-        Rotation::Unknown => Err(Code::RefreshInvalid.into()),
+    let pair = refresh::exchange(&req, &app, &carried.text, None, now).await?;
+    let data = deliver(&req, &app, &pair, carried.delivery, now);
+    Ok(success("Refreshed.", data))
+}
+
+/// `POST /api/v1/auth/auto-refresh`: as [`refresh()`], but a pair whose access token has long to go
+/// comes back as it is.
+pub async fn auto_refresh(
+    req: HttpRequest,
+    app: web::Data<App>,
+    payload: web::Payload,
+) -> Result<HttpResponse, AppError> {
+    let carried = presented(&req, &app, payload).await?;
+    let now = app.clock.now();
+    let shown = Presented::read(&req, &app)?;
+    if let Presented::Good(claims) = &shown
+        && now.until(claims.expires_at()) > app.config.clocks.refresh_threshold
+        && let Some(data) = as_it_is(&req, &app, &carried, claims, now).await?
+    {
+        return Ok(success("The tokens are good.", data));
     }
+    let of_login = shown.claims().map(|claims| claims.sid.as_str());
+    let pair = refresh::exchange(&req, &app, &carried.text, of_login, now).await?;
+    let mut data = deliver(&req, &app, &pair, carried.delivery, now);
+    data["refreshed"] = json!(true);
+    Ok(success("Refreshed.", data))
+}
+
+/// The presented pair, if its refresh token is the login's newest.
+async fn as_it_is(
+    req: &HttpRequest,
+    app: &App,
+    carried: &Carried,
+    claims: &Claims,
+    now: Timestamp,
+) -> Result<Option<serde_json::Value>, AppError> {
+    let token =
+        TokenId::read(&app.secrets, Purpose::Refresh, &carried.text).ok_or(Code::RefreshInvalid)?;
+    let found = app.db.read(move |conn| rotation::live(conn, &token, now));
+    let Some((login, user, expires_at)) = found.await? else {
+        return Ok(None);
+    };
+    if login.id != claims.sid {
+        return Err(Code::TokenMismatch.into());
+    }
+    let access_token = origin::bearer(req).unwrap_or_default().to_owned();
+    let pair = Pair {
+        access_token,
+        access_expires_at: claims.expires_at(),
+        refresh_token: token.to_token(&app.secrets),
+        refresh_expires_at: expires_at,
+        user,
+    };
+    let mut data = pair.to_json(carried.delivery == Delivery::Body, now);
+    data["refreshed"] = json!(false);
+    Ok(Some(data))
 }
 
 /// `POST /api/v1/auth/logout`: by access token, or by the refresh token once that has expired.
@@ -207,7 +202,7 @@ pub async fn logout(
         Presented::Expired(_) | Presented::Nothing => {
             let token = match presented(&req, &app, payload).await {
                 Err(AppError::Problem(Code::RefreshMissing)) => return Err(bearer.refusal()),
-                token => token?.0,
+                carried => carried?.text,
             };
             let login = by_refresh_token(&app, &token).await?;
             // Tokens of two logins never mix, also where only the one can still be used.
@@ -223,15 +218,32 @@ pub async fn logout(
         .write(move |conn| login::end(conn, &ending, Cause::LoggedOut, Some(&client), now))
         .await?;
     app.announce(&login, Cause::LoggedOut);
-    let mut cookie = refresh_cookie(&app, String::new()).finish();
-    cookie.make_removal();
-    Outgoing::set_cookie(&req, cookie);
-    let mut answer = success("Logged out.", json!(null));
-    let clear = actix_web::http::header::HeaderValue::from_static("\"cache\", \"storage\"");
-    answer
-        .headers_mut()
-        .insert(HeaderName::from_static("clear-site-data"), clear);
-    Ok(answer)
+    Ok(logged_out(&req, &app))
+}
+
+/// The answer to a logout, with which the browser forgets what it holds of the login.
+fn logged_out(req: &HttpRequest, app: &App) -> HttpResponse {
+    refresh::clear_cookie(req, app);
+    let clear = HeaderValue::from_static("\"cache\", \"storage\"");
+    Outgoing::set_header(req, "clear-site-data", clear);
+    success("Logged out.", json!(null))
+}
+
+/// `POST /api/v1/auth/logout-all`: ends every login of the caller, this one too.
+pub async fn logout_all(
+    req: HttpRequest,
+    app: web::Data<App>,
+    caller: Caller<SessionsWrite>,
+) -> Result<HttpResponse, AppError> {
+    let now = app.clock.now();
+    let user_id = caller.user_id().to_owned();
+    let ended = app
+        .db
+        .write(move |conn| login::end_all_of(conn, &user_id, Cause::LoggedOut, None, now));
+    for login in ended.await? {
+        app.announce(&login, Cause::LoggedOut);
+    }
+    Ok(logged_out(&req, &app))
 }
 
 async fn by_refresh_token(app: &App, token: &str) -> Result<Login, AppError> {

@@ -5,6 +5,7 @@
 pub mod http;
 pub mod jwt;
 pub mod personal;
+pub mod refresh;
 
 use serde_json::{Value, json};
 
@@ -76,8 +77,13 @@ impl Pair {
         )
     }
 
+    /// The access token, to be sent to its holder.
+    pub fn access_token(&self) -> &str {
+        &self.access_token
+    }
+
     /// The `data` of an answer; without the refresh token when a cookie carries it.
-    fn to_json(&self, with_refresh_token: bool, now: Timestamp) -> Value {
+    pub fn to_json(&self, with_refresh_token: bool, now: Timestamp) -> Value {
         let mut data = json!({
             "access_token": self.access_token,
             "token_type": "bearer",

@@ -47,6 +47,7 @@ fn request_id() -> String {
 pub struct Outgoing {
     cookies: Vec<Cookie<'static>>,
     headers: Vec<(HeaderName, HeaderValue)>,
+    on_success: Vec<(HeaderName, HeaderValue)>,
 }
 
 impl Outgoing {
@@ -64,6 +65,14 @@ impl Outgoing {
     pub fn set_header(req: &HttpRequest, name: &'static str, value: HeaderValue) {
         let name = HeaderName::from_static(name);
         Self::with(req, |outgoing| outgoing.headers.push((name, value)));
+    }
+
+    /// Sends headers along, unless the answer is an error; the last call counts.
+    pub fn set_on_success<const N: usize>(
+        req: &HttpRequest,
+        headers: [(HeaderName, HeaderValue); N],
+    ) {
+        Self::with(req, |outgoing| outgoing.on_success = headers.to_vec());
     }
 
     fn with(req: &HttpRequest, change: impl FnOnce(&mut Self)) {
@@ -129,7 +138,8 @@ pub async fn dress<B: MessageBody + 'static>(
         response.request().clone(),
         response.response_mut().head_mut(),
     );
-    send_along(&req, head.headers_mut());
+    let succeeded = head.status.is_success();
+    send_along(&req, head.headers_mut(), succeeded);
     let is_page = head
         .headers()
         .get(CONTENT_TYPE)
@@ -275,13 +285,20 @@ fn redirect(req: &HttpRequest, error: &AppError) -> Option<String> {
     Some(format!("/login?{}", query.finish()))
 }
 
-fn send_along(req: &HttpRequest, headers: &mut HeaderMap) {
+fn send_along(req: &HttpRequest, headers: &mut HeaderMap, succeeded: bool) {
     let outgoing = req
         .extensions_mut()
         .remove::<Outgoing>()
         .unwrap_or_default();
     for (name, value) in outgoing.headers {
         headers.insert(name, value);
+    }
+    for (name, value) in outgoing.on_success.into_iter().filter(|_| succeeded) {
+        if name == SET_COOKIE {
+            headers.append(name, value);
+        } else {
+            headers.insert(name, value);
+        }
     }
     for cookie in outgoing.cookies {
         if let Ok(value) = HeaderValue::from_str(&cookie.to_string()) {

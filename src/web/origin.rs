@@ -4,7 +4,7 @@
 use std::net::IpAddr;
 
 use actix_web::HttpRequest;
-use actix_web::http::header::{HOST, HeaderName, ORIGIN, USER_AGENT};
+use actix_web::http::header::{AUTHORIZATION, HOST, HeaderName, ORIGIN, USER_AGENT};
 
 use crate::account::is_invisible;
 use crate::app::App;
@@ -22,6 +22,13 @@ pub fn header(req: &HttpRequest, name: impl Into<HeaderName>) -> Option<&str> {
     let mut values = req.headers().get_all(name.into());
     let value = values.next()?.to_str().ok()?;
     values.next().is_none().then_some(value)
+}
+
+/// What stands behind `Authorization: Bearer`. The scheme's name is case-insensitive (RFC 9110, 11.1).
+/// Of two headers nobody knows which one a proxy in front has looked at.
+pub fn bearer(req: &HttpRequest) -> Option<&str> {
+    let (scheme, token) = header(req, AUTHORIZATION)?.split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then_some(token)
 }
 
 /// The caller's address: the peer's, or the last in `X-Forwarded-For` that is not a trusted proxy.

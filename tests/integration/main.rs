@@ -7,6 +7,7 @@
 
 mod account;
 mod actors;
+mod auto_refresh;
 mod browser;
 mod chromium;
 mod cors;

@@ -346,3 +346,22 @@ pub fn mark_used(conn: &mut AnyConnection, token: TokenId, now: Timestamp) -> Qu
 pub fn login_of(conn: &mut AnyConnection, token: &TokenId) -> QueryResult<Option<Login>> {
     Ok(store::load(conn, token)?.map(|found| found.login))
 }
+
+/// The login and the person of a token that would be exchanged by rule 1, and the token's own end.
+///
+/// # Errors
+/// When the database refuses.
+pub fn live(
+    conn: &mut AnyConnection,
+    token: &TokenId,
+    now: Timestamp,
+) -> QueryResult<Option<(Login, User, Timestamp)>> {
+    let found = store::load(conn, token)?.filter(|found| {
+        found.login.cause_of_end(now).is_none()
+            && found.user.disabled_at.is_none()
+            && found.token.superseded_at.is_none()
+            && !found.sibling_won
+            && found.token.expires_at > now
+    });
+    Ok(found.map(|found| (found.login, found.user, found.token.expires_at)))
+}
