@@ -88,8 +88,7 @@ impl Scopes {
 
     /// Whether a token with these may do what asks for `scope`.
     pub fn allow(&self, scope: Scope) -> bool {
-        self.iter()
-            .any(|own| own == Scope::All || own == scope)
+        self.iter().any(|own| own == Scope::All || own == scope)
     }
 
     /// Each of them.

@@ -13,6 +13,7 @@ mod faults;
 mod harness;
 mod input;
 mod keystore;
+mod personal_tokens;
 mod pictures;
 mod process;
 mod program;

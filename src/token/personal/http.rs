@@ -8,7 +8,7 @@ use serde_json::json;
 use std::time::Duration;
 use uuid::Uuid;
 
-use super::{Draft, Flaw, Token, most_days, offered, of_user, page_of_user};
+use super::{Draft, Flaw, Token, most_days, of_user, offered, page_of_user};
 use crate::app::App;
 use crate::caller::scope::{NoToken, Scope, TokensRead, TokensWrite};
 use crate::caller::step_up::{self, SteppedUp};
@@ -25,7 +25,7 @@ use crate::web::page::{Page, When, render};
 use crate::web::paging::{Paging, success_list};
 use crate::web::{origin, see_other, success, success_with};
 
-/// A token this close to its end is marked.
+/// A token this close to its end is marked, if most of its life is over.
 const SOON: Duration = Duration::from_secs(14 * 86_400);
 /// The lives that the page offers, in days, where the setting allows them.
 const LIVES: [u64; 5] = [7, 30, 90, 180, 365];
@@ -417,6 +417,7 @@ fn row(page: &Page, token: &Token, now: Timestamp) -> Row {
     });
     let scopes: Scopes = token.scopes();
     let is_expired = token.expires_at <= now;
+    let near = SOON.min(token.created_at.until(token.expires_at) / 4);
     Row {
         id: token.id.clone(),
         name: token.name.clone(),
@@ -428,7 +429,7 @@ fn row(page: &Page, token: &Token, now: Timestamp) -> Row {
         expires: page.when(token.expires_at, now),
         last_used,
         is_expired,
-        is_ending: !is_expired && now.until(token.expires_at) <= SOON,
+        is_ending: !is_expired && now.until(token.expires_at) <= near,
         is_new: false,
     }
 }
