@@ -284,7 +284,7 @@ async fn a_login_that_has_ended_makes_no_token() {
         let app = TestApp::start(backend).await;
         let eve = app.add_user("eve", Role::User).await;
         let (now, client) = (app.now(), nobody());
-        let draft = Draft::check("late", None, None, DAY).ok().expect("a draft");
+        let draft = Draft::check("late", None, None, DAY).expect("a draft");
         let (token, _) = Token::new(&app.app.secrets, gapura::id::new(now), &eve.id, &draft, now);
         let created = app.app.db.write(move |conn| {
             let login = login::begin(conn, &eve, login::Kind::Api, &client, DAY, now)?;
@@ -485,7 +485,7 @@ async fn a_token_that_came_with_a_login_ends_with_it() {
         let app = TestApp::start(backend).await;
         let eve = app.add_user("eve", Role::User).await;
         let (now, client) = (app.now(), nobody());
-        let draft = Draft::check("app", None, None, DAY).ok().expect("a draft");
+        let draft = Draft::check("app", None, None, DAY).expect("a draft");
         let (mut token, text) =
             Token::new(&app.app.secrets, gapura::id::new(now), &eve.id, &draft, now);
         let login = app.app.db.write(move |conn| {

@@ -153,7 +153,7 @@ struct From<'a> {
 }
 
 enum Making {
-    Made(Token, Secret<String>),
+    Made(Box<Token>, Secret<String>),
     /// The login that asked for it has ended in the meantime.
     LoginOver,
     /// There is a token with that id: the same form has been sent before.
@@ -176,7 +176,7 @@ async fn make(
         .write(move |conn| super::create(conn, &new, &login_id, &client))
         .await;
     match created {
-        Ok(true) => Ok(Making::Made(token, text)),
+        Ok(true) => Ok(Making::Made(Box::new(token), text)),
         Ok(false) => Ok(Making::LoginOver),
         Err(DbError::Query(error)) if is_unique_violation(&error) => Ok(Making::MadeBefore),
         Err(error) => Err(error.into()),
@@ -298,7 +298,7 @@ impl FormToken for TokenForm {
 enum Sent {
     Nothing,
     Wrong(TokenForm, Vec<Flaw>),
-    Made(Token, Secret<String>),
+    Made(Box<Token>, Secret<String>),
     MadeBefore,
 }
 
