@@ -10,14 +10,16 @@ for (const button of document.querySelectorAll("button[data-copy]")) {
   if (!(button instanceof HTMLButtonElement) || !(field instanceof HTMLInputElement)) continue;
 
   const copy = async () => {
-    try {
-      await navigator.clipboard.writeText(field.value);
-    } catch {
-      // No clipboard (a page by plain http), or no leave to use it: selected, it is one key away.
-      field.select();
-      return;
+    // There is no clipboard on a page by plain http, and leave to use it may be refused: then the old
+    // way, and where that fails too the text is at least selected, one key away.
+    const copied = await navigator.clipboard?.writeText(field.value).then(
+      () => true,
+      () => false,
+    );
+    field.select();
+    if (copied || document.execCommand("copy")) {
+      button.textContent = button.dataset.copied ?? button.textContent;
     }
-    button.textContent = button.dataset.copied ?? button.textContent;
   };
 
   button.addEventListener("click", copy);

@@ -16,6 +16,7 @@ mod harness;
 mod input;
 mod keystore;
 mod limits;
+mod personal_tokens;
 mod pictures;
 mod process;
 mod program;

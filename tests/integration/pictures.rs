@@ -117,6 +117,70 @@ async fn a_short_session_has_its_clocks_drawn_too() {
     ada.close().await;
 }
 
+#[actix_web::test]
+async fn personal_tokens_from_the_first_on() {
+    for language in ["en", "id"] {
+        let app = serve(&[]).await;
+        add_person(&app, "Ni Luh Made Ayu Kusumawardhani").await;
+        let setup = Setup {
+            languages: language,
+            ..Setup::default()
+        };
+        let ada = Chromium::open_as(&app, setup).await;
+        let gallery = Gallery {
+            browser: &ada,
+            language,
+            axe: axe(),
+        };
+        ada.log_in("person").await;
+        ada.go("/dashboard/tokens").await;
+        gallery.hang("tokens-empty").await;
+        let make = async |name: &str, scopes: &[&str], days: u64| {
+            ada.go("/dashboard/tokens").await;
+            ada.write("#name", name).await;
+            for scope in scopes {
+                ada.click(&format!("input[value='{scope}']")).await;
+            }
+            let choose = format!("document.querySelector('#expires_in_days').value = '{days}'");
+            ada.evaluate(&choose).await;
+            ada.click(".token-form .button").await;
+            ada.until("document.querySelector('#new-token') !== null")
+                .await;
+        };
+        make("CI of the website", &["verify", "profile:read"], 7).await;
+        make("Label printer", &["profile:read"], 30).await;
+        app.advance(Duration::from_secs(24 * 24 * HOUR));
+        ada.log_in("person").await;
+        make("Nightly backup", &["*"], 90).await;
+        let token = "document.querySelector('#new-token').value";
+        let token = ada.evaluate(token).await;
+        let me = app.http.get(format!("{}/api/v1/me", app.url));
+        let me = me.bearer_auth(token.as_str().expect("a token")).send();
+        me.await.expect("an answer");
+        app.advance(Duration::from_secs(300));
+        let some = [
+            "sessions:read",
+            "sessions:write",
+            "tokens:read",
+            "audit:read",
+        ];
+        let long = "Phone of my cousin, the one with the reallylongnamethatdoesnotbreakanywhere";
+        make(long, &some, 7).await;
+        gallery.hang("tokens-made").await;
+        ada.go("/dashboard/tokens").await;
+        gallery.hang("tokens").await;
+        app.advance(Duration::from_secs(HOUR));
+        ada.go("/dashboard/tokens").await;
+        ada.write("#name", "x").await;
+        ada.click("input[value='*']").await;
+        ada.click(".token-form .button").await;
+        ada.until("document.querySelector('#current_password') !== null")
+            .await;
+        gallery.hang("confirm").await;
+        ada.close().await;
+    }
+}
+
 /// Somebody whose name is not their username.
 async fn add_person(app: &TestApp, name: &str) {
     let ada = app.app.db.read(|conn| account::by_login_name(conn, "ada"));

@@ -1144,7 +1144,7 @@ async fn what_is_stored_cannot_be_used() {
 }
 
 /// Everything that an installation has stored, as text.
-async fn dump(app: &TestApp) -> String {
+pub async fn dump(app: &TestApp) -> String {
     let mut text = String::new();
     if let Some(mut redis) = redis(app).await {
         let keys: Vec<String> = redis::cmd("KEYS")

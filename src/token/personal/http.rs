@@ -25,7 +25,7 @@ use crate::web::page::{Page, When, render};
 use crate::web::paging::{Paging, success_list};
 use crate::web::{origin, see_other, success, success_with};
 
-/// A token this close to its end is marked.
+/// A token this close to its end is marked, if most of its life is over.
 const SOON: Duration = Duration::from_secs(14 * 86_400);
 /// The lives that the page offers, in days, where the setting allows them.
 const LIVES: [u64; 5] = [7, 30, 90, 180, 365];
@@ -153,7 +153,7 @@ struct From<'a> {
 }
 
 enum Making {
-    Made(Token, Secret<String>),
+    Made(Box<Token>, Secret<String>),
     /// The login that asked for it has ended in the meantime.
     LoginOver,
     /// There is a token with that id: the same form has been sent before.
@@ -176,7 +176,7 @@ async fn make(
         .write(move |conn| super::create(conn, &new, &login_id, &client))
         .await;
     match created {
-        Ok(true) => Ok(Making::Made(token, text)),
+        Ok(true) => Ok(Making::Made(Box::new(token), text)),
         Ok(false) => Ok(Making::LoginOver),
         Err(DbError::Query(error)) if is_unique_violation(&error) => Ok(Making::MadeBefore),
         Err(error) => Err(error.into()),
@@ -298,7 +298,7 @@ impl FormToken for TokenForm {
 enum Sent {
     Nothing,
     Wrong(TokenForm, Vec<Flaw>),
-    Made(Token, Secret<String>),
+    Made(Box<Token>, Secret<String>),
     MadeBefore,
 }
 
@@ -417,6 +417,7 @@ fn row(page: &Page, token: &Token, now: Timestamp) -> Row {
     });
     let scopes: Scopes = token.scopes();
     let is_expired = token.expires_at <= now;
+    let near = SOON.min(token.created_at.until(token.expires_at) / 4);
     Row {
         id: token.id.clone(),
         name: token.name.clone(),
@@ -428,7 +429,7 @@ fn row(page: &Page, token: &Token, now: Timestamp) -> Row {
         expires: page.when(token.expires_at, now),
         last_used,
         is_expired,
-        is_ending: !is_expired && now.until(token.expires_at) <= SOON,
+        is_ending: !is_expired && now.until(token.expires_at) <= near,
         is_new: false,
     }
 }

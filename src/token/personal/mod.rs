@@ -132,6 +132,7 @@ impl Token {
 }
 
 /// A token that somebody wants, checked.
+#[derive(Debug)]
 pub struct Draft {
     name: String,
     scopes: Scopes,
@@ -316,7 +317,7 @@ mod tests {
     }
 
     fn new(secrets: &Secrets) -> (Token, Secret<String>) {
-        let draft = Draft::check("x", None, None, DAY).ok().expect("a draft");
+        let draft = Draft::check("x", None, None, DAY).expect("a draft");
         let now = Timestamp::from_seconds(1_800_000_000);
         Token::new(secrets, crate::id::new(now), "somebody", &draft, now)
     }
