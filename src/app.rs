@@ -26,11 +26,12 @@ use crate::login::sign_in::Turnstile;
 use crate::login::{self, Cause, Login};
 use crate::session::cookies::session_name;
 use crate::session::keeper::Keeper;
+use crate::token::introspection;
 use crate::token::jwt::Jwt;
 use crate::token::personal::{self, memory::Memory};
 use crate::vault::{AppKeys, Secrets};
 use crate::web::assets;
-use crate::{dashboard, devices, health, profile, session, token};
+use crate::{dashboard, devices, forward_auth, health, profile, session, token};
 
 /// What every handler may reach.
 pub struct App {
@@ -168,6 +169,9 @@ fn api(config: &mut ServiceConfig) {
         .service(at("/update-activity", [(Method::POST, to(session::http::update_activity))]))
         .service(at("/v1/auth/token", [(Method::POST, to(token::http::token))]))
         .service(at("/v1/auth/refresh", [(Method::POST, to(token::http::refresh))]))
+        .service(at("/v1/verify", [(Method::GET, to(forward_auth::verify))]))
+        .service(at("/v1/auth/introspect", [(Method::POST, to(introspection::introspect))]))
+        .service(at("/v1/auth/revoke", [(Method::POST, to(introspection::revoke))]))
         .service(at("/v1/auth/auto-refresh", [(Method::POST, to(token::http::auto_refresh))]))
         .service(at("/v1/auth/logout-all", [(Method::POST, to(token::http::logout_all))]))
         .service(at("/v1/auth/logout", [(Method::POST, to(token::http::logout))]))

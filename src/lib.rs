@@ -14,6 +14,7 @@ pub mod dashboard;
 pub mod db;
 pub mod devices;
 pub mod error;
+pub mod forward_auth;
 pub mod health;
 pub mod i18n;
 pub mod id;

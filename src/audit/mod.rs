@@ -20,6 +20,8 @@ pub enum Kind {
     PasswordChanged,
     TokenCreated,
     TokenRevoked,
+    /// A single JWT was given up before its time.
+    AccessTokenRevoked,
     UserCreated,
     UserDisabled,
     UserEnabled,
@@ -37,6 +39,7 @@ impl Kind {
             Self::PasswordChanged => "password_changed",
             Self::TokenCreated => "token_created",
             Self::TokenRevoked => "token_revoked",
+            Self::AccessTokenRevoked => "access_token_revoked",
             Self::UserCreated => "user_created",
             Self::UserDisabled => "user_disabled",
             Self::UserEnabled => "user_enabled",

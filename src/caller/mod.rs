@@ -14,12 +14,12 @@ use actix_web::http::Method;
 use actix_web::http::header::{AUTHORIZATION, HeaderName, HeaderValue};
 use actix_web::{FromRequest, HttpRequest};
 
-use self::scope::Permission;
+use self::scope::{Permission, Verify};
 use crate::app::App;
 use crate::clock::Timestamp;
 use crate::error::{AppError, Code};
 use crate::session::csrf;
-use crate::session::extract::{BrowserSession, app_of, living};
+use crate::session::extract::{BrowserSession, app_of, living, look};
 use crate::token::jwt::{Claims, Reading};
 use crate::token::personal::Candidate;
 use crate::token::personal::memory::{self, Known};
@@ -68,12 +68,13 @@ impl<P> Caller<P> {
     }
 
     /// `X-Auth-Method`: which credential it was.
-    const fn method(&self) -> &'static str {
-        match &self.credential {
+    fn tell_method(&self, req: &HttpRequest) {
+        let method = match &self.credential {
             Credential::Bearer(_) => "jwt",
             Credential::Personal(_) => "personal-token",
             Credential::Session(_) => "session",
-        }
+        };
+        Outgoing::set_header(req, "x-auth-method", HeaderValue::from_static(method));
     }
 }
 
@@ -179,19 +180,56 @@ impl<P: Permission> FromRequest for Caller<P> {
         let (req, app) = (req.clone(), app_of(req));
         Box::pin(async move {
             let caller = Self {
-                credential: settle(&req, &app).await?,
+                credential: settle(&req, &app, SessionFrom::OwnOrigin).await?,
                 permission: PhantomData,
             };
-            let method = HeaderValue::from_static(caller.method());
-            Outgoing::set_header(&req, "x-auth-method", method);
+            caller.tell_method(&req);
             caller.check_scope()?;
             Ok(caller)
         })
     }
 }
 
+/// Whoever a proxy asks about. As [`Caller`], but the session cookie counts wherever the page that
+/// made the browser send it came from, and a session that is over is one that there is not.
+pub struct Visitor {
+    pub credential: Credential,
+}
+
+impl FromRequest for Visitor {
+    type Error = AppError;
+    type Future = Pin<Box<dyn Future<Output = Result<Self, AppError>>>>;
+
+    fn from_request(req: &HttpRequest, _: &mut Payload) -> Self::Future {
+        let (req, app) = (req.clone(), app_of(req));
+        Box::pin(async move {
+            let credential = match settle(&req, &app, SessionFrom::Anywhere).await {
+                Err(AppError::SessionOver(_)) => Err(Code::SessionMissing.into()),
+                credential => credential,
+            };
+            let caller = Caller::<Verify> {
+                credential: credential?,
+                permission: PhantomData,
+            };
+            caller.tell_method(&req);
+            caller.check_scope()?;
+            Ok(Self {
+                credential: caller.credential,
+            })
+        })
+    }
+}
+
+/// Which requests a session cookie serves.
+#[derive(Clone, Copy, PartialEq)]
+enum SessionFrom {
+    OwnOrigin,
+    /// Any that a browser sends, as a proxy passes it on.
+    Anywhere,
+}
+
 /// The first credential of the request that answers.
-async fn settle(req: &HttpRequest, app: &App) -> Result<Credential, AppError> {
+async fn settle(req: &HttpRequest, app: &App, from: SessionFrom) -> Result<Credential, AppError> {
     let now = app.clock.now();
     let bearer = Presented::read(req, app)?;
     let mut subject = bearer.claims().map(|claims| claims.sub.clone());
@@ -218,6 +256,7 @@ async fn settle(req: &HttpRequest, app: &App) -> Result<Credential, AppError> {
             }
         }
         Presented::Nothing => match personal_token_header(req) {
+            None if from == SessionFrom::Anywhere => return passing_session(req, app, now).await,
             None => return session(req, app, now).await,
             Some(_) => refusal = Code::TokenInvalid.into(),
         },
@@ -312,6 +351,24 @@ async fn session(req: &HttpRequest, app: &App, now: Timestamp) -> Result<Credent
     origin::refuse_foreign(req, app)?;
     if !matches!(*req.method(), Method::GET | Method::HEAD) {
         csrf::check_session(req, app, &session.record, None)?;
+    }
+    Ok(Credential::Session(Box::new(session)))
+}
+
+/// The session of a request that a proxy asks about. Whoever still has to choose a password of their
+/// own passes no gate.
+async fn passing_session(
+    req: &HttpRequest,
+    app: &App,
+    now: Timestamp,
+) -> Result<Credential, AppError> {
+    let mut session = look(req, app, now).await?;
+    if session.record.must_change_password {
+        return Err(Code::SessionMissing.into());
+    }
+    // A proxy may leave out what the browser said: nothing said is nothing that a person did.
+    if req.headers().contains_key("sec-fetch-mode") && origin::is_opened_by_person(req) {
+        session = session.touch(app, now, now).await?;
     }
     Ok(Credential::Session(Box::new(session)))
 }

@@ -34,6 +34,8 @@ pub struct Record {
     pub username: String,
     pub name: String,
     pub email: String,
+    #[serde(default)]
+    pub email_verified: bool,
     pub role: String,
     pub locale: Option<String>,
     pub theme: String,
@@ -63,6 +65,7 @@ impl Record {
             username: user.username.clone(),
             name: user.name.clone(),
             email: user.email.clone(),
+            email_verified: user.email_verified,
             role: user.role.clone(),
             locale: user.locale.clone(),
             theme: user.theme.clone(),

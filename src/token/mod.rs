@@ -3,6 +3,7 @@
 //! that a person makes for a program and that last are in [`personal`].
 
 pub mod http;
+pub mod introspection;
 pub mod jwt;
 pub mod personal;
 pub mod refresh;

@@ -33,6 +33,9 @@ pub struct Json<T>(pub T);
 /// A form of a page.
 pub struct Form<T>(pub T);
 
+/// A body in either way, where a standard says form and our own clients send JSON.
+pub struct JsonOrForm<T>(pub T);
+
 /// What stands behind the `?` of an address.
 pub struct Query<T>(pub T);
 
@@ -88,12 +91,28 @@ impl<T: DeserializeOwned + Check + 'static> FromRequest for Form<T> {
     type Future = Pin<Box<dyn Future<Output = Result<Self, AppError>>>>;
 
     fn from_request(req: &HttpRequest, payload: &mut Payload) -> Self::Future {
-        let body = body(req, payload, |kind| {
-            kind == "application/x-www-form-urlencoded"
-        });
+        let body = body(req, payload, is_form);
         Box::pin(async move {
             let body = body.await?;
             fields(&body).map(Form)
+        })
+    }
+}
+
+impl<T: DeserializeOwned + Check + 'static> FromRequest for JsonOrForm<T> {
+    type Error = AppError;
+    type Future = Pin<Box<dyn Future<Output = Result<Self, AppError>>>>;
+
+    fn from_request(req: &HttpRequest, payload: &mut Payload) -> Self::Future {
+        let as_json = media_type(req).is_some_and(|kind| is_json(&kind));
+        let body = body(req, payload, |kind| is_json(kind) || is_form(kind));
+        Box::pin(async move {
+            let body = body.await?;
+            match as_json {
+                true => json(&body),
+                false => fields(&body),
+            }
+            .map(Self)
         })
     }
 }
@@ -176,6 +195,10 @@ fn body(
         }
         limited(&mut payload).await
     }
+}
+
+fn is_form(kind: &str) -> bool {
+    kind == "application/x-www-form-urlencoded"
 }
 
 fn is_json(kind: &str) -> bool {
