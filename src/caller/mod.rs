@@ -362,7 +362,10 @@ async fn passing_session(
     app: &App,
     now: Timestamp,
 ) -> Result<Credential, AppError> {
-    let mut session = look(req, app, now).await?;
+    let mut session = match look(req, app, now).await {
+        Err(AppError::Problem(Code::SessionMissing)) => return Err(Code::TokenMissing.into()),
+        session => session?,
+    };
     if session.record.must_change_password {
         return Err(Code::SessionMissing.into());
     }

@@ -12,6 +12,7 @@ mod browser;
 mod chromium;
 mod cors;
 mod faults;
+mod gate;
 mod harness;
 mod input;
 mod keystore;
