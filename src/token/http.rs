@@ -1,7 +1,7 @@
 //! `/api/v1/auth/…`: logging in, refreshing and logging out by API.
 
 use actix_web::cookie::{Cookie, SameSite, time};
-use actix_web::http::header::HeaderName;
+use actix_web::http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderName};
 use actix_web::{HttpRequest, HttpResponse, web};
 use serde::Deserialize;
 use serde_json::json;
@@ -13,7 +13,7 @@ use crate::clock::Timestamp;
 use crate::error::{AppError, Code, FieldErrors};
 use crate::login::rotation::{self, Purpose, Rotation, Rules, TokenId};
 use crate::login::{self, Cause, Kind, Login, sign_in};
-use crate::token::jwt::Claims;
+use crate::token::jwt::{Claims, PUBLIC_FOR};
 use crate::web::answer::Outgoing;
 use crate::web::input::{self, Check, Json};
 use crate::web::{origin, success};
@@ -272,4 +272,15 @@ fn status(app: &App, claims: &Claims, reason: Option<Code>, now: Timestamp) -> s
         status["reason"] = json!(reason.name());
     }
     status
+}
+
+/// `GET /.well-known/jwks.json`: the keys to verify access tokens with (RFC 7517); none under HS256,
+/// whose key is a secret.
+pub async fn jwks(app: web::Data<App>) -> HttpResponse {
+    let keys = app.jwt.public_keys(app.clock.now());
+    let caching = format!("public, max-age={}", PUBLIC_FOR.as_secs());
+    HttpResponse::Ok()
+        .insert_header((CONTENT_TYPE, "application/jwk-set+json"))
+        .insert_header((CACHE_CONTROL, caching))
+        .json(keys)
 }
