@@ -1,6 +1,6 @@
 //! The command line: one command a file.
 
-mod cleanup;
+pub mod cleanup;
 mod keys;
 mod migrate;
 mod serve;

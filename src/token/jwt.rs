@@ -189,7 +189,7 @@ impl Jwt {
         validation.set_issuer(&[&issuer]);
         validation.set_audience(&[&audience]);
         validation.set_required_spec_claims(&["exp", "nbf", "iss", "aud", "sub"]);
-        let ring = ring(keys, &validation)?;
+        let ring = make_ring(keys, &validation)?;
         Ok(Self {
             ring: ArcSwap::from_pointee(ring),
             read_at: AtomicI64::new(now.millis()),
@@ -200,18 +200,29 @@ impl Jwt {
         })
     }
 
-    /// The keys of the moment.
-    fn known(&self) -> Vec<SigningKey> {
-        let ring = self.ring.load();
-        ring.keys.iter().map(|key| key.source.clone()).collect()
-    }
-
-    /// Goes on with these keys.
+    /// Reads the keys anew.
     ///
     /// # Errors
-    /// When there is none, or one cannot be used; then the keys stay as they were.
-    fn install(&self, keys: Vec<SigningKey>) -> Result<(), String> {
-        self.ring.store(Arc::new(ring(keys, &self.validation)?));
+    /// When the database cannot be asked, or a key cannot be opened or used. What is known stays.
+    pub async fn read_keys(
+        &self,
+        db: &Db,
+        app_keys: &AppKeys,
+        lifetime: Duration,
+        now: Timestamp,
+    ) -> Result<(), String> {
+        let ring = self.ring.load_full();
+        let known: Vec<_> = ring.keys.iter().map(|key| key.source.clone()).collect();
+        let read = keys::read(db, app_keys, &known, lifetime, now).await;
+        let (keys, complete) = read.map_err(|error| error.to_string())?;
+        if keys != known {
+            let ring = make_ring(keys, &self.validation)?;
+            self.ring.store(Arc::new(ring));
+        }
+        if !complete {
+            return Err("GAPURA_APP_KEY of this node does not open one of them".to_owned());
+        }
+        self.read_at.store(now.millis(), Ordering::Relaxed);
         Ok(())
     }
 
@@ -284,7 +295,7 @@ impl Jwt {
     }
 }
 
-fn ring(keys: Vec<SigningKey>, validation: &Validation) -> Result<Ring, String> {
+fn make_ring(keys: Vec<SigningKey>, validation: &Validation) -> Result<Ring, String> {
     if keys.is_empty() {
         return Err("there is no signing key".to_owned());
     }
@@ -310,25 +321,9 @@ pub async fn follow(
 ) {
     loop {
         tokio::time::sleep(READ_EVERY).await;
-        let (now, known) = (clock.now(), jwt.known());
-        let read = match keys::read(&db, &app_keys, &known, lifetime, now).await {
-            Ok(read) => read,
-            Err(error) => {
-                tracing::warn!(%error, "could not read the signing keys");
-                continue;
-            }
-        };
-        let (keys, complete) = read;
-        if keys != known
-            && let Err(problem) = jwt.install(keys)
-        {
-            tracing::error!("{problem}");
-            continue;
-        }
-        if complete {
-            jwt.read_at.store(now.millis(), Ordering::Relaxed);
-        } else {
-            tracing::error!("GAPURA_APP_KEY of this node does not open a signing key");
+        let read = jwt.read_keys(&db, &app_keys, lifetime, clock.now()).await;
+        if let Err(problem) = read {
+            tracing::warn!("could not read the signing keys: {problem}");
         }
     }
 }

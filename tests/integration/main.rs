@@ -12,6 +12,8 @@ mod chromium;
 mod faults;
 mod harness;
 mod input;
+mod jwt;
+mod keys;
 mod keystore;
 mod pictures;
 mod process;
