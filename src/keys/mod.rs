@@ -64,7 +64,7 @@ pub struct Keys {
 
 /// Which of the keys, the one that begins last first, signs: the latest that has begun. Where the
 /// clock says that none has, the first that will: every node knows it.
-pub fn signer<'a, T>(keys: &'a [T], entry: impl Fn(&T) -> &Entry, now: Timestamp) -> Option<&'a T> {
+pub fn signer<T>(keys: &[T], entry: impl Fn(&T) -> &Entry, now: Timestamp) -> Option<&T> {
     let begun = keys.iter().find(|key| entry(key).signs_from <= now);
     begun.or(keys.last())
 }

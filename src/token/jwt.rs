@@ -183,9 +183,11 @@ impl Jwt {
     pub fn new(config: &Config, keys: Vec<SigningKey>, now: Timestamp) -> Result<Self, String> {
         let (issuer, audience) = (config.issuer(), config.audience());
         // Time is checked below, by our clock: the library would ask the wall clock.
-        let mut validation = Validation::default();
-        validation.validate_exp = false;
-        validation.validate_nbf = false;
+        let mut validation = Validation {
+            validate_exp: false,
+            validate_nbf: false,
+            ..Validation::default()
+        };
         validation.set_issuer(&[&issuer]);
         validation.set_audience(&[&audience]);
         validation.set_required_spec_claims(&["exp", "nbf", "iss", "aud", "sub"]);

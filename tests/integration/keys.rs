@@ -172,7 +172,7 @@ async fn what_an_old_key_signed_is_recognised_for_the_longest_life_of_a_login() 
         app.advance(Duration::from_secs(1800));
         assert_eq!(app.published().await.len(), 2);
         app.advance(61 * SECOND);
-        assert_eq!(app.published().await, [new.clone()]);
+        assert_eq!(app.published().await, std::slice::from_ref(&new));
         refused(app.me(&pair.access).await, 401, "token_expired").await;
         app.advance(30 * DAY - Duration::from_secs(1862));
         app.read_keys().await.expect("keys");
