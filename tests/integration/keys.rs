@@ -137,6 +137,8 @@ async fn a_rotation_under_load_costs_nobody_a_401_on_any_node() {
             };
             answered(20).await;
             let new = one.rotate(of).await;
+            // For two seconds at most, the other does not know it.
+            one.read_keys().await.expect("keys");
             answered(20).await;
             until(SOON, || async {
                 one.published().await.contains(&new) && two.published().await.contains(&new)
