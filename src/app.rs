@@ -27,7 +27,7 @@ use crate::login::{self, Cause, Login};
 use crate::session::cookies::session_name;
 use crate::session::keeper::Keeper;
 use crate::token::introspection;
-use crate::token::jwt::Jwt;
+use crate::token::jwt::{self, Jwt};
 use crate::token::personal::{self, memory::Memory};
 use crate::vault::{AppKeys, Secrets};
 use crate::web::assets;
@@ -40,7 +40,7 @@ pub struct App {
     pub db: Db,
     pub keystore: Keystore,
     pub secrets: Arc<Secrets>,
-    pub jwt: Jwt,
+    pub jwt: Arc<Jwt>,
     pub hasher: Hasher,
     pub turnstile: Turnstile,
     pub ended: Arc<Ended>,
@@ -49,16 +49,19 @@ pub struct App {
 }
 
 impl App {
-    /// Opens everything that a server needs, and begins to follow the feed of ended logins.
+    /// Opens everything that a server needs, and begins to follow the feed of ended logins and the keys.
     ///
     /// # Errors
     /// A sentence for the operator.
     pub async fn start(config: Config, clock: Arc<dyn Clock>) -> Result<Self, String> {
-        let app_keys = AppKeys::load(&config)?;
+        let app_keys = Arc::new(AppKeys::load(&config)?);
         let db = Db::open(&config.database, 16).map_err(|error| error.to_string())?;
         let keystore = Keystore::open(&config, &db, Arc::clone(&clock)).await;
         let keystore = keystore.map_err(|error| error.to_string())?;
-        let keys = keys::load(&db, app_keys, clock.now()).await?;
+        let (algorithm, lifetime) = (config.jwt_algorithm, config.clocks.login_lifetime);
+        let now = clock.now();
+        let keys = keys::load(&db, &app_keys, algorithm, lifetime, now).await?;
+        let jwt = Arc::new(Jwt::new(&config, keys.signing, now)?);
         let ended = Arc::new(Ended::new(config.revocation_max_lag));
         let mut reader = ended::Reader::default();
         let read = reader.read(&db, &ended, clock.now()).await;
@@ -69,11 +72,18 @@ impl App {
             Arc::clone(&ended),
             Arc::clone(&clock),
         ));
+        actix_web::rt::spawn(jwt::follow(
+            Arc::clone(&jwt),
+            db.clone(),
+            app_keys,
+            lifetime,
+            Arc::clone(&clock),
+        ));
         if let Some(url) = &config.redis_url {
             actix_web::rt::spawn(ended::listen(url.clone(), Arc::clone(&ended)));
         }
         Ok(Self {
-            jwt: Jwt::new(&config, keys.signing)?,
+            jwt,
             hasher: Hasher::new(&config)?,
             turnstile: Turnstile::default(),
             secrets: Arc::new(keys.secrets),
@@ -139,6 +149,10 @@ pub fn routes(app: Data<App>) -> impl FnOnce(&mut ServiceConfig) {
         config
             .service(at("/healthz", [(Method::GET, to(health::healthz))]))
             .service(at("/readyz", [(Method::GET, to(health::readyz))]))
+            .service(at(
+                "/.well-known/jwks.json",
+                [(Method::GET, to(token::http::jwks))],
+            ))
             .service(at("/static/{path:.*}", [(Method::GET, to(assets::serve))]))
             // Bearers never pass through the session layer: a JWT costs no I/O.
             .service(

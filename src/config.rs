@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -78,7 +79,7 @@ pub const SETTINGS: &[Setting] = &[
     setting("GAPURA_LOGIN_LIFETIME", "30d", "the longest an API login can be refreshed on"),
     setting("GAPURA_REFRESH_GRACE", "10s", "how long a rotated token still leads to its successor, at most 5m; 0s: strict one-time use"),
     setting("GAPURA_PERSONAL_TOKEN_LIFETIME", "365d", "the longest a personal token may live, and the default"),
-    setting("GAPURA_JWT_ALGORITHM", "HS256", "`HS256`; the others follow"),
+    setting("GAPURA_JWT_ALGORITHM", "HS256", "`HS256`, `RS256`, `ES256` or `EdDSA`. A new one signs five minutes after the start; what older keys signed is recognised on"),
     setting("GAPURA_JWT_AUDIENCE", "the public URL", "`aud` of the JWTs"),
     setting("GAPURA_ARGON2", "m=19456,t=2,p=1", "memory in KiB, passes, lanes; not below the OWASP floor"),
     setting("GAPURA_PASSWORD_MIN_LENGTH", "12", "in characters, 8 or more"),
@@ -152,6 +153,35 @@ pub struct Argon2Cost {
     pub lanes: u32,
 }
 
+/// How JWTs are signed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum JwtAlgorithm {
+    Hs256,
+    Rs256,
+    Es256,
+    EdDsa,
+}
+
+impl JwtAlgorithm {
+    /// Every algorithm.
+    pub const ALL: [Self; 4] = [Self::Hs256, Self::Rs256, Self::Es256, Self::EdDsa];
+
+    /// As in the setting, and in `alg` (RFC 7518, 3.1; RFC 8037, 3.1).
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Hs256 => "HS256",
+            Self::Rs256 => "RS256",
+            Self::Es256 => "ES256",
+            Self::EdDsa => "EdDSA",
+        }
+    }
+
+    /// The algorithm of that name.
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|known| known.name() == name)
+    }
+}
+
 /// All settings, checked.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -167,6 +197,7 @@ pub struct Config {
     pub app_keys: Vec<Secret<Vec<u8>>>,
     pub first_admin: FirstAdmin,
     pub clocks: Clocks,
+    pub jwt_algorithm: JwtAlgorithm,
     pub jwt_audience: Option<String>,
     pub argon2: Argon2Cost,
     pub password_min_length: usize,
@@ -201,7 +232,20 @@ impl Config {
             }
             None => String::new(),
         };
-        Self::from_sources(&text, environment)
+        let config = Self::from_sources(&text, environment)?;
+        let key = config
+            .shown
+            .iter()
+            .find(|shown| shown.0 == "GAPURA_APP_KEY");
+        match file {
+            Some(path) if key.is_some_and(|key| key.2 == "file") && is_open_to_others(path) => {
+                Err(vec![format!(
+                    "{} holds GAPURA_APP_KEY and can be read by others; run `chmod 600` on it, and consider the key leaked",
+                    path.display()
+                )])
+            }
+            _ => Ok(config),
+        }
     }
 
     /// As [`Config::load`], from the text of a file and given variables.
@@ -412,11 +456,12 @@ impl Raw {
             refresh_grace: self.duration("GAPURA_REFRESH_GRACE"),
             personal_token: self.duration("GAPURA_PERSONAL_TOKEN_LIFETIME"),
         };
-        self.value("GAPURA_JWT_ALGORITHM", (), |text| match text {
-            "HS256" => Ok(()),
-            _ => Err(format!("must be HS256, not `{text}`")),
+        let jwt_algorithm = self.value("GAPURA_JWT_ALGORITHM", JwtAlgorithm::Hs256, |text| {
+            JwtAlgorithm::named(text)
+                .ok_or_else(|| format!("must be HS256, RS256, ES256 or EdDSA, not `{text}`"))
         });
         let config = Config {
+            jwt_algorithm,
             jwt_audience: self.text("GAPURA_JWT_AUDIENCE", false),
             argon2: self.value(
                 "GAPURA_ARGON2",
@@ -509,7 +554,7 @@ impl Raw {
             match decode_app_key(part) {
                 Ok(key) if keys.contains(&key) => {
                     self.problems
-                        .push("GAPURA_APP_KEY names the same key twice".to_owned());
+                        .push("GAPURA_APP_KEY names the same key twice; leave one out".to_owned());
                 }
                 Ok(key) => keys.push(key),
                 Err(problem) => self.problems.push(format!("GAPURA_APP_KEY {problem}")),
@@ -710,20 +755,49 @@ fn parse_argon2(text: &str) -> Result<Argon2Cost, String> {
     Ok(cost)
 }
 
+/// Whether anybody but its owner may do anything with a file.
+pub fn is_open_to_others(path: &Path) -> bool {
+    let data = std::fs::metadata(path);
+    data.is_ok_and(|data| data.permissions().mode() & 0o077 != 0)
+}
+
+/// Refuses what was not made at random, by what people write when they make up a key: a pattern,
+/// a sentence with the word "secret", an example from a document.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn check_symmetric_key(key: &[u8]) -> Result<(), &'static str> {
+    /// In keys that are text: of the documentation of JWT libraries, of templates of `.env` files.
+    const WORDS: [&str; 6] = [
+        "secret", "change", "password", "example", "default", "gapura",
+    ];
+    /// RFC 7515, A.1.1; the HMAC key in the examples of every JOSE library.
+    const RFC_7515: &str =
+        "AyM1SysPpbyDfwZld3umj1qzKObwVMkoqQ+EstJQLr/T+1qS0gZH75aKtMN3Yj0iPS4hcgUuTwjAzZr1Z9CAow==";
+    if key.len() < 32 {
+        return Err("must have 32 bytes or more");
+    }
+    let distinct = key.iter().collect::<std::collections::BTreeSet<_>>().len();
+    let step = |pair: &[u8]| pair[1].wrapping_sub(pair[0]);
+    let first = step(&key[..2]);
+    if distinct < 12 || key.windows(2).all(|pair| step(pair) == first) {
+        return Err("is too regular to be a random key");
+    }
+    let text = std::str::from_utf8(key).unwrap_or_default();
+    let text = text.to_ascii_lowercase();
+    if WORDS.iter().any(|word| text.contains(word)) || BASE64_STANDARD.encode(key) == RFC_7515 {
+        return Err("is made of words or known from a document, and so is no secret");
+    }
+    Ok(())
+}
+
 /// Decodes an app key and refuses one that cannot be a key.
 pub fn decode_app_key(text: &str) -> Result<Secret<Vec<u8>>, String> {
     let key = BASE64_STANDARD
         .decode(text)
         .map_err(|_| "must be base64".to_owned())?;
-    if key.len() < 32 {
-        return Err(
-            "must have 32 bytes or more (make one with `openssl rand -base64 32`)".to_owned(),
-        );
-    }
-    let distinct = key.iter().collect::<std::collections::BTreeSet<_>>().len();
-    if distinct < 12 {
-        return Err("is too regular to be a random key".to_owned());
-    }
+    check_symmetric_key(&key)
+        .map_err(|problem| format!("{problem} (make one with `openssl rand -base64 32`)"))?;
     Ok(Secret::new(key))
 }
 
@@ -794,13 +868,64 @@ mod tests {
     }
 
     #[test]
+    fn keys_that_somebody_could_know_are_refused() {
+        let counted: Vec<u8> = (0..32).collect();
+        let backwards: Vec<u8> = (0..48)
+            .rev()
+            .map(|number: u8| number.wrapping_mul(3))
+            .collect();
+        let pattern = b"abcdefgh".repeat(8);
+        for weak in [
+            &counted[..],
+            &backwards,
+            &pattern,
+            &[0; 64],
+            b"a-string-secret-at-least-256-bits-long",
+            b"Please-CHANGE-me-before-production-2026!",
+            b"0123456789012345678901234567890123456789",
+        ] {
+            let key = BASE64_STANDARD.encode(weak);
+            let problems = load(&[("GAPURA_APP_KEY", &key)]).unwrap_err();
+            assert!(
+                problems[0].contains("openssl rand -base64 32"),
+                "{problems:?}"
+            );
+        }
+        let published = "AyM1SysPpbyDfwZld3umj1qzKObwVMkoqQ+EstJQLr/T+1qS0gZH75aKtMN3Yj0iPS4hcgUuTwjAzZr1Z9CAow==";
+        assert!(load(&[("GAPURA_APP_KEY", published)]).is_err());
+        let good = "w7sUXEJ1pTnKAyx9b2f4mSgH0vRq5oZlYdCeiN8aPuM=";
+        assert!(load(&[("GAPURA_APP_KEY", good)]).is_ok());
+        let twice = format!("{good}, {good}");
+        let problems = load(&[("GAPURA_APP_KEY", &twice)]).unwrap_err();
+        assert_eq!(
+            problems,
+            ["GAPURA_APP_KEY names the same key twice; leave one out"]
+        );
+        // Text of good chance is a key like any other.
+        let hex = BASE64_STANDARD
+            .encode("9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08");
+        assert!(load(&[("GAPURA_APP_KEY", &hex)]).is_ok());
+    }
+
+    #[test]
+    fn an_algorithm_that_is_not_offered_is_refused() {
+        for name in ["none", "HS512", "rs256", "EDDSA"] {
+            assert!(load(&[("GAPURA_JWT_ALGORITHM", name)]).is_err(), "{name}");
+        }
+        for algorithm in JwtAlgorithm::ALL {
+            let config = load(&[("GAPURA_JWT_ALGORITHM", algorithm.name())]).unwrap();
+            assert_eq!(config.jwt_algorithm, algorithm);
+        }
+    }
+
+    #[test]
     fn secrets_are_never_shown() {
         let config = load(&[
             ("GAPURA_ADMIN_PASSWORD", "correct horse battery"),
             ("DATABASE_URL", "postgres://u:hush@h/d"),
             (
                 "GAPURA_APP_KEY",
-                "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=",
+                "w7sUXEJ1pTnKAyx9b2f4mSgH0vRq5oZlYdCeiN8aPuM=",
             ),
         ])
         .unwrap();

@@ -5,7 +5,7 @@
 
 use std::fs;
 use std::io::Write;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, NONCE_LEN, Nonce, RandomizedNonceKey};
@@ -13,7 +13,7 @@ use aws_lc_rs::{hkdf, hmac, rand};
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 
-use crate::config::{Config, Secret, decode_app_key};
+use crate::config::{Config, Secret, decode_app_key, is_open_to_others};
 
 /// Bytes that nobody can guess.
 pub fn random<const N: usize>() -> [u8; N] {
@@ -118,11 +118,7 @@ fn key_file(data_dir: &Path) -> Result<Secret<Vec<u8>>, String> {
             _ => {}
         }
     }
-    let mode = fs::metadata(&path)
-        .map_err(|error| told(&error))?
-        .permissions()
-        .mode();
-    if mode & 0o077 != 0 {
+    if is_open_to_others(&path) {
         return Err(told(
             &"the key can be read by others; run `chmod 600` on it, and consider it leaked",
         ));

@@ -25,6 +25,10 @@ pub enum Kind {
     UserCreated,
     UserDisabled,
     UserEnabled,
+    /// A new key to sign JWTs with.
+    SigningKeyMade,
+    /// What that key signed is refused from then on.
+    SigningKeyRevoked,
 }
 
 impl Kind {
@@ -43,6 +47,8 @@ impl Kind {
             Self::UserCreated => "user_created",
             Self::UserDisabled => "user_disabled",
             Self::UserEnabled => "user_enabled",
+            Self::SigningKeyMade => "signing_key_made",
+            Self::SigningKeyRevoked => "signing_key_revoked",
         }
     }
 }
@@ -83,6 +89,14 @@ impl Event {
             ip: None,
             cause: None,
             detail: None,
+        }
+    }
+
+    /// Something that concerns no person more than any other.
+    pub fn of_installation(kind: Kind, at: Timestamp) -> Self {
+        Self {
+            user_id: None,
+            ..Self::new(kind, "", at)
         }
     }
 

@@ -109,7 +109,7 @@ impl Presented {
     /// Reads the header, without I/O.
     ///
     /// # Errors
-    /// 503 when this node has had no news of ended logins for too long.
+    /// 503 when this node has had no news of ended logins, or of the key, for too long.
     pub fn read(req: &HttpRequest, app: &App) -> Result<Self, AppError> {
         if !req.headers().contains_key(AUTHORIZATION) {
             return Ok(Self::Nothing);
@@ -123,6 +123,9 @@ impl Presented {
         }
         Ok(match app.jwt.read(token, app.clock.now()) {
             Reading::Invalid => Self::Invalid,
+            Reading::Unsure => {
+                return Err(AppError::Unavailable("no news of signing keys".to_owned()));
+            }
             Reading::Expired(claims) => Self::Expired(claims),
             Reading::Good(claims) => match app.ended.cause_of_any([&claims.sid, &claims.jti])? {
                 Some(_) => Self::Revoked(claims),

@@ -9,6 +9,7 @@ use crate::clock::{Clock, SystemClock, Timestamp};
 use crate::config::Config;
 use crate::db::{Db, DbError};
 use crate::error::AppError;
+use crate::keys;
 use crate::login::rotation::{self, Purpose};
 use crate::login::{self, Cause, Kind, Login};
 use crate::session;
@@ -45,7 +46,8 @@ pub struct Deleted {
     pub events: usize,
 }
 
-/// Deletes what has expired: logins with their tokens, personal tokens, and audit events.
+/// Deletes what has expired: logins with their tokens, personal tokens, audit events, and signing
+/// keys.
 pub async fn sweep(db: &Db, config: &Config, now: Timestamp) -> Result<Deleted, DbError> {
     let mut logins = 0;
     loop {
@@ -57,6 +59,9 @@ pub async fn sweep(db: &Db, config: &Config, now: Timestamp) -> Result<Deleted, 
             break;
         }
     }
+    let lifetime = config.clocks.login_lifetime;
+    db.write(move |conn| keys::delete_old(conn, lifetime, now))
+        .await?;
     let tokens = db
         .write(move |conn| personal::delete_old(conn, now - TOKENS_KEPT))
         .await?;

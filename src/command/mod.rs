@@ -1,6 +1,7 @@
 //! The command line: one command a file.
 
 pub mod cleanup;
+mod keys;
 mod migrate;
 mod serve;
 pub mod server;
@@ -41,6 +42,9 @@ enum Command {
     /// People: add, list, change a password, disable, enable
     #[command(subcommand)]
     User(user::Command),
+    /// Keys that sign JWTs: list, rotate, revoke
+    #[command(subcommand)]
+    Keys(keys::Command),
     /// Deletes what has expired; the server also does this by itself
     Cleanup,
 }
@@ -73,6 +77,7 @@ pub async fn run() -> Result<(), String> {
         }
         Command::Config { reference: false } => settings::print(&config),
         Command::User(command) => user::run(&config, command).await,
+        Command::Keys(command) => keys::run(&config, command).await,
         Command::Cleanup => cleanup::run(&config).await,
     };
     // Libraries tell some of their errors in several lines.

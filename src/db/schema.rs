@@ -36,7 +36,7 @@ diesel::table! {
 diesel::table! {
     keys (id) {
         id -> Text, purpose -> Text, algorithm -> Text, sealed -> Binary, created_at -> BigInt,
-        retired_at -> Nullable<BigInt>,
+        signs_from -> BigInt,
     }
 }
 

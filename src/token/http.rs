@@ -1,6 +1,6 @@
 //! `/api/v1/auth/…`: logging in, refreshing and logging out by API.
 
-use actix_web::http::header::HeaderValue;
+use actix_web::http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
 use actix_web::{HttpRequest, HttpResponse, web};
 use serde::Deserialize;
 use serde_json::json;
@@ -13,7 +13,7 @@ use crate::clock::Timestamp;
 use crate::error::{AppError, Code, FieldErrors};
 use crate::login::rotation::{self, Purpose, TokenId};
 use crate::login::{self, Cause, Kind, Login, sign_in};
-use crate::token::jwt::Claims;
+use crate::token::jwt::{Claims, PUBLIC_FOR};
 use crate::token::personal::memory::{self, Known};
 use crate::token::refresh::{self, Carried, Delivery};
 use crate::web::answer::Outgoing;
@@ -326,4 +326,15 @@ impl Status {
         }
         status
     }
+}
+
+/// `GET /.well-known/jwks.json`: the keys to verify access tokens with (RFC 7517); none under HS256,
+/// whose key is a secret.
+pub async fn jwks(app: web::Data<App>) -> HttpResponse {
+    let keys = app.jwt.public_keys(app.clock.now());
+    let caching = format!("public, max-age={}", PUBLIC_FOR.as_secs());
+    HttpResponse::Ok()
+        .insert_header((CONTENT_TYPE, "application/jwk-set+json"))
+        .insert_header((CACHE_CONTROL, caching))
+        .json(keys)
 }

@@ -65,7 +65,7 @@ impl Installation {
             settings.push(("REDIS_URL".to_owned(), format!("{redis}/{}", number % 1024)));
             settings.push((
                 "GAPURA_APP_KEY".to_owned(),
-                "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=".to_owned(),
+                "w7sUXEJ1pTnKAyx9b2f4mSgH0vRq5oZlYdCeiN8aPuM=".to_owned(),
             ));
         }
         Self { settings, dir }

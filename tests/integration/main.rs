@@ -15,6 +15,8 @@ mod faults;
 mod gate;
 mod harness;
 mod input;
+mod jwt;
+mod keys;
 mod keystore;
 mod limits;
 mod personal_tokens;

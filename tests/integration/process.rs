@@ -175,20 +175,24 @@ fn every_command_has_help_and_fails_with_one_sentence() {
         "user set-password",
         "user disable",
         "user enable",
+        "keys",
+        "keys list",
+        "keys rotate",
+        "keys revoke",
     ] {
         let mut words: Vec<&str> = command.split(' ').collect();
         words.push("--help");
         assert!(place.run(&words).done().contains("Usage"), "{command}");
     }
     let broken = Place::new().with("DATABASE_URL", "sqlite:///nowhere/at/all.db");
-    for command in ["serve", "migrate", "cleanup", "user list"] {
+    for command in ["serve", "migrate", "cleanup", "user list", "keys list"] {
         let words: Vec<&str> = command.split(' ').collect();
         broken.run(&words).refused();
     }
     let broken = Place::new()
         .with("GAPURA_APP_KEY", APP_KEY)
         .with("DATABASE_URL", "postgres://u@127.0.0.1:1/none");
-    for command in ["serve", "migrate", "cleanup", "user list"] {
+    for command in ["serve", "migrate", "cleanup", "user list", "keys list"] {
         let words: Vec<&str> = command.split(' ').collect();
         broken.run(&words).refused();
     }

@@ -12,8 +12,8 @@ use tempfile::TempDir;
 use tokio::time::Instant;
 
 /// An app key as good as any.
-pub const APP_KEY: &str = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
-pub const OTHER_APP_KEY: &str = "Hx4dHBsaGRgXFhUUExIREA8ODQwLCgkIBwYFBAMCAQA=";
+pub const APP_KEY: &str = "w7sUXEJ1pTnKAyx9b2f4mSgH0vRq5oZlYdCeiN8aPuM=";
+pub const OTHER_APP_KEY: &str = "k2Vb8QyTnW5uJrL0hZsX7cGfA1dPoM4eIx9RtB6aSjE=";
 pub const PASSWORD: &str = "correct horse battery staple";
 /// Until when a process must have done what it is expected to do, on a slow machine too.
 const PATIENCE: Duration = Duration::from_secs(20);

@@ -29,8 +29,11 @@ async fn main() -> Outcome<()> {
     };
     println!("| work | Gapura | its limit | ratio | to reach | p99 |");
     println!("| --- | --- | --- | --- | --- | --- |");
-    if wanted("GET with a JWT") {
-        jwt().await?;
+    for algorithm in ["HS256", "RS256", "EdDSA"] {
+        let name = format!("GET with a JWT ({algorithm})");
+        if wanted(&name) {
+            jwt(&name, algorithm).await?;
+        }
     }
     if wanted("session, Redis") {
         session(Some(Redis::start()?)).await?;
@@ -63,8 +66,8 @@ fn row(work: &str, ours: &Load, limit: &Load, reach: f64) {
     );
 }
 
-async fn jwt() -> Outcome<()> {
-    let gapura = Gapura::start(&[]).await?;
+async fn jwt(name: &str, algorithm: &str) -> Outcome<()> {
+    let gapura = Gapura::start(&[("GAPURA_JWT_ALGORITHM", algorithm)]).await?;
     let tokens = gapura.log_in().await?;
     let bearer = format!("Authorization: Bearer {}", tokens.access);
     let path = "/api/v1/auth/token-status";
@@ -74,7 +77,7 @@ async fn jwt() -> Outcome<()> {
         || wrk(&gapura.url(path), &[&bearer]),
         || wrk(&bare.url("/"), &[&bearer]),
     )?;
-    row("GET with a JWT (HS256)", &ours, &limit, 0.85);
+    row(name, &ours, &limit, 0.85);
     Ok(())
 }
 

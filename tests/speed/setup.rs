@@ -13,7 +13,7 @@ use tempfile::TempDir;
 use crate::Outcome;
 use crate::bare::Same;
 
-pub const APP_KEY: &str = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
+pub const APP_KEY: &str = "w7sUXEJ1pTnKAyx9b2f4mSgH0vRq5oZlYdCeiN8aPuM=";
 const PASSWORD: &str = "correct horse battery staple";
 
 pub fn file(name: &str) -> String {

@@ -1,0 +1,2 @@
+ALTER TABLE keys ADD COLUMN retired_at BIGINT;
+ALTER TABLE keys DROP COLUMN signs_from;
