@@ -192,6 +192,14 @@ async fn the_list_comes_in_pieces_newest_first_and_without_secrets() {
             .flat_map(|piece| piece.as_array().expect("a list"))
             .map(|token| token["id"].clone());
         assert_eq!(seen.collect::<Vec<_>>(), ids);
+        let twice = "/api/v1/tokens?limit=1&limit=2";
+        let twice = app.by_bearer(Method::GET, twice, &access).await;
+        refused(&twice, 422, "validation_failed");
+        let told = json!({"limit": ["This field is given twice."]});
+        assert_eq!(twice.json()["errors"], told);
+        let strange = "/api/v1/tokens?x=1&x=2";
+        let strange = app.by_bearer(Method::GET, strange, &access).await;
+        strange.expect(200);
     }
 }
 

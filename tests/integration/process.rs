@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use crate::harness::{Backend, Installation};
@@ -518,6 +518,20 @@ async fn the_log_holds_no_secret_even_at_debug() {
         ] {
             canaries.push(token.as_str().expect("a token").to_owned());
         }
+        let new = next["data"]["access_token"].as_str().expect("a token");
+        let url = format!("{}/api/v1/tokens", server.url);
+        let wanted = json!({"name": "canary"});
+        let made = server.http.post(url).bearer_auth(new).json(&wanted).send();
+        let made: Value = made.await.expect("an answer").json().await.expect("JSON");
+        let personal = made["data"]["token"].as_str().expect("a token").to_owned();
+        let status = server.get_as("/api/v1/me", &personal).await.status();
+        assert_eq!(status, 200);
+        let url = format!("{}/api/v1/me", server.url);
+        let fallback = server.http.get(url).bearer_auth("canary-no-jwt");
+        let fallback = fallback.header("x-sanctum-token", &personal).send().await;
+        assert_eq!(fallback.expect("an answer").status(), 200);
+        canaries.push(personal.split_once("gpr_").expect("a secret").1.to_owned());
+        canaries.push("canary-no-jwt".to_owned());
         canaries.extend([access, refresh]);
         let signed_in = server.sign_in("admin", password).await;
         assert_eq!(signed_in.status(), 303);
@@ -536,6 +550,7 @@ async fn the_log_holds_no_secret_even_at_debug() {
         })
         .await;
         let log = server.err.text();
+        assert!(log.contains("served by the personal token instead"));
         for canary in canaries {
             assert!(
                 !log.contains(&canary),
