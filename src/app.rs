@@ -27,7 +27,7 @@ use crate::session::keeper::Keeper;
 use crate::token::jwt::Jwt;
 use crate::vault::{AppKeys, Secrets};
 use crate::web::assets;
-use crate::{dashboard, devices, health, profile, session, token};
+use crate::{activity, dashboard, devices, health, profile, session, token};
 
 /// What every handler may reach.
 pub struct App {
@@ -156,7 +156,8 @@ fn api(config: &mut ServiceConfig) {
         .service(at("/v1/auth/token-status", [(Method::GET, to(token::http::token_status))]))
         .service(at("/v1/me", [(Method::GET, to(profile::http::me))]))
         .service(at("/v1/sessions", [(Method::GET, to(devices::http::list))]))
-        .service(at("/v1/sessions/{id}", [(Method::DELETE, to(devices::http::delete))]));
+        .service(at("/v1/sessions/{id}", [(Method::DELETE, to(devices::http::delete))]))
+        .service(at("/v1/audit", [(Method::GET, to(activity::http::list))]));
 }
 
 #[rustfmt::skip]
@@ -175,6 +176,9 @@ fn pages(config: &mut ServiceConfig) {
         .service(at("/dashboard/sessions", [(Method::GET, to(devices::http::page))]))
         .service(at("/dashboard/sessions/revoke-others", [(Method::POST, to(devices::http::revoke_others))]))
         .service(at("/dashboard/sessions/{id}/revoke", [(Method::POST, to(devices::http::revoke))]))
+        .service(at("/dashboard/activity", [(Method::GET, to(activity::http::page))]))
+        .service(at("/dashboard/activity.csv", [(Method::GET, to(activity::http::csv))]))
+        .service(at("/dashboard/activity.json", [(Method::GET, to(activity::http::json))]))
         .service(at("/dashboard", [(Method::GET, to(dashboard::http::overview))]));
 }
 

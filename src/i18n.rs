@@ -60,6 +60,11 @@ impl Lang {
         Cow::Owned(rust_i18n::t!(key, locale = self.code()).into_owned())
     }
 
+    /// Whether there is a text under `key`, in this language or in English.
+    pub fn has(self, key: &str) -> bool {
+        crate::_rust_i18n_try_translate(self.code(), key).is_some()
+    }
+
     /// The text under `key`, with `%{name}` filled in.
     pub fn text_with(self, key: &str, values: &[(&str, &str)]) -> String {
         let mut text = self.text(key).into_owned();
@@ -124,13 +129,28 @@ impl Lang {
         text
     }
 
+    /// A day: "21 November 2026".
+    pub fn day(self, at: Timestamp) -> String {
+        let at = at.date_time();
+        format!("{} {} {}", at.day(), self.month(at.month()), at.year())
+    }
+
+    /// A day where there is little room: "21 Nov".
+    pub fn short_day(self, at: Timestamp) -> String {
+        let at = at.date_time();
+        let month: String = self.month(at.month()).chars().take(3).collect();
+        format!("{} {month}", at.day())
+    }
+
+    fn month(self, month: time::Month) -> Cow<'static, str> {
+        self.text(&format!("month.{}", u8::from(month)))
+    }
+
     /// The exact moment: "21 November 2026, 05:06:07 UTC".
     pub fn exact(self, at: Timestamp) -> String {
-        let at = at.date_time();
-        let month = self.text(&format!("month.{}", u8::from(at.month())));
-        let (year, day, hour, minute, second) =
-            (at.year(), at.day(), at.hour(), at.minute(), at.second());
-        format!("{day} {month} {year}, {hour:02}:{minute:02}:{second:02} UTC")
+        let time = at.date_time();
+        let (hour, minute, second) = (time.hour(), time.minute(), time.second());
+        format!("{}, {hour:02}:{minute:02}:{second:02} UTC", self.day(at))
     }
 }
 

@@ -2,11 +2,14 @@
 //! secret.
 
 mod store;
+pub mod words;
 
-pub use self::store::{delete_before, of_user, record};
+use diesel::prelude::*;
+
+pub use self::store::{delete_before, page, page_before, per_day, record};
 use crate::clock::Timestamp;
 use crate::id;
-use diesel::prelude::*;
+use crate::login::Client;
 
 /// What happened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,7 +27,20 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// As stored.
+    /// Every kind.
+    pub const ALL: [Self; 9] = [
+        Self::Login,
+        Self::LoginFailed,
+        Self::LoginEnded,
+        Self::RememberRestored,
+        Self::RefreshReused,
+        Self::PasswordChanged,
+        Self::UserCreated,
+        Self::UserDisabled,
+        Self::UserEnabled,
+    ];
+
+    /// As stored, and as the API says it.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Login => "login",
@@ -36,6 +52,98 @@ impl Kind {
             Self::UserCreated => "user_created",
             Self::UserDisabled => "user_disabled",
             Self::UserEnabled => "user_enabled",
+        }
+    }
+
+    /// The kind of that name.
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.name() == name)
+    }
+
+    /// The group it is looked for in.
+    pub const fn group(self) -> Group {
+        match self {
+            Self::Login | Self::LoginEnded | Self::RememberRestored => Group::Logins,
+            Self::LoginFailed | Self::RefreshReused => Group::Failures,
+            Self::PasswordChanged | Self::UserCreated | Self::UserDisabled | Self::UserEnabled => {
+                Group::Changes
+            }
+        }
+    }
+}
+
+/// What a person looks for in the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Group {
+    Logins,
+    Failures,
+    Changes,
+    Tokens,
+}
+
+impl Group {
+    /// Every group.
+    pub const ALL: [Self; 4] = [Self::Logins, Self::Failures, Self::Changes, Self::Tokens];
+
+    /// As it stands in an address.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Logins => "logins",
+            Self::Failures => "failures",
+            Self::Changes => "changes",
+            Self::Tokens => "tokens",
+        }
+    }
+
+    /// The group of that name.
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|group| group.name() == name)
+    }
+
+    /// What belongs to it.
+    pub fn kinds(self) -> Vec<Kind> {
+        let all = Kind::ALL.into_iter();
+        all.filter(|kind| kind.group() == self).collect()
+    }
+}
+
+/// Which part of the log is asked for.
+#[derive(Clone, Debug, Default)]
+pub struct Filter {
+    /// Whom it concerns; `None`: everybody, and nobody known.
+    pub user_id: Option<String>,
+    /// Of these kinds; empty: of all.
+    pub kinds: Vec<Kind>,
+    /// Not earlier than this.
+    pub from: Option<Timestamp>,
+    /// Earlier than this.
+    pub to: Option<Timestamp>,
+}
+
+impl Filter {
+    /// Everything about one person.
+    pub fn of_user(user_id: &str) -> Self {
+        Self {
+            user_id: Some(user_id.to_owned()),
+            ..Self::default()
+        }
+    }
+}
+
+/// Who did something, and from where.
+#[derive(Clone, Copy, Debug)]
+pub struct Actor<'a> {
+    /// `None` at the command line of the server, where nobody signs in.
+    pub id: Option<&'a str>,
+    pub client: &'a Client,
+}
+
+impl<'a> Actor<'a> {
+    /// A person.
+    pub const fn person(id: &'a str, client: &'a Client) -> Self {
+        Self {
+            id: Some(id),
+            client,
         }
     }
 }
@@ -79,12 +187,33 @@ impl Event {
         }
     }
 
-    /// Done by the person themselves, from this device.
-    pub fn by(self, actor_id: &str, client: &crate::login::Client) -> Self {
+    /// Done by this person, from this device.
+    pub fn by(self, actor_id: &str, client: &Client) -> Self {
+        self.done_by(Actor::person(actor_id, client))
+    }
+
+    /// Done by whoever it was.
+    pub fn done_by(self, actor: Actor<'_>) -> Self {
         Self {
-            actor_id: Some(actor_id.to_owned()),
-            device: Some(client.device.clone()),
-            ip: Some(client.ip.clone()),
+            actor_id: actor.id.map(str::to_owned),
+            ..self.seen_from(actor.client)
+        }
+    }
+
+    /// From this device, whoever was at it.
+    pub fn seen_from(self, client: &Client) -> Self {
+        let told = |text: &str| (!text.is_empty()).then(|| text.to_owned());
+        Self {
+            device: told(&client.device),
+            ip: told(&client.ip),
+            ..self
+        }
+    }
+
+    /// For this reason.
+    pub fn because(self, cause: &str) -> Self {
+        Self {
+            cause: Some(cause.to_owned()),
             ..self
         }
     }
@@ -102,6 +231,23 @@ impl Event {
         Self {
             login_id: Some(login_id.to_owned()),
             ..self
+        }
+    }
+
+    /// Whether somebody did it to somebody else.
+    pub fn is_by_another(&self) -> bool {
+        self.actor_id.is_some() && self.actor_id != self.user_id
+    }
+
+    /// As the person whom it concerns may see it: where an administrator sat is the administrator's.
+    pub fn for_its_subject(self) -> Self {
+        match self.is_by_another() {
+            true => Self {
+                device: None,
+                ip: None,
+                ..self
+            },
+            false => self,
         }
     }
 }

@@ -12,7 +12,7 @@ use crate::login;
 /// How long a login is kept after its hard end: a token of it that comes back is still recognised,
 /// and the person can still be told what became of it.
 const KEPT_AFTER_END: Duration = Duration::from_secs(7 * 86_400);
-/// Logins deleted in one transaction, so that nobody waits for long.
+/// Rows deleted in one transaction, so that nobody waits for long.
 const STEP: i64 = 200;
 
 /// Deletes what has expired and says how much.
@@ -39,8 +39,15 @@ pub async fn sweep(db: &Db, config: &Config, now: Timestamp) -> Result<(usize, u
         }
     }
     let oldest = now - config.audit_retention;
-    let events = db
-        .write(move |conn| audit::delete_before(conn, oldest))
-        .await?;
+    let mut events = 0;
+    loop {
+        let step = db
+            .write(move |conn| audit::delete_before(conn, oldest, STEP))
+            .await?;
+        events += step;
+        if (step as i64) < STEP {
+            break;
+        }
+    }
     Ok((logins, events))
 }

@@ -20,6 +20,8 @@ const FAILURES_PER_ACCOUNT_AND_ADDRESS: u64 = 5;
 /// Failures within [`WINDOW`] after which an address is turned away.
 const FAILURES_PER_ADDRESS: u64 = 30;
 const WINDOW: Duration = Duration::from_secs(60);
+/// The cause of a failure that concerns nobody.
+const UNKNOWN_USER: &str = "unknown_user";
 /// Attempts on one account from one address that may be under way at once.
 const AT_ONCE: usize = 4;
 
@@ -70,12 +72,15 @@ pub async fn authenticate(
         let (Some(mut user), Verdict::Right | Verdict::RightRehash(_)) = (user.clone(), &verdict)
         else {
             counters.count_failure(app).await;
-            if let Some(user) = user {
-                record_failure(app, &user, client).await?;
-            }
+            let cause = match user {
+                Some(_) => Code::InvalidCredentials.name(),
+                None => UNKNOWN_USER,
+            };
+            record_failure(app, user.as_ref(), cause, client).await?;
             return Err(Code::InvalidCredentials.into());
         };
         if user.disabled_at.is_some() {
+            record_failure(app, Some(&user), Code::AccountDisabled.name(), client).await?;
             return Err(Code::AccountDisabled.into());
         }
         let Verdict::RightRehash(hash) = verdict else {
@@ -102,12 +107,19 @@ async fn find(app: &App, name: &str) -> Result<Option<User>, AppError> {
     Ok(found)
 }
 
-async fn record_failure(app: &App, user: &User, client: &Client) -> Result<(), AppError> {
+/// Notes a failure, also of a name that nobody has: what takes longer for a known one tells that it
+/// is. The name itself is not kept; it may be a password typed into the wrong field.
+async fn record_failure(
+    app: &App,
+    user: Option<&User>,
+    cause: &str,
+    client: &Client,
+) -> Result<(), AppError> {
     let event = Event {
-        device: Some(client.device.clone()),
-        ip: Some(client.ip.clone()),
-        ..Event::new(Kind::LoginFailed, &user.id, app.clock.now())
+        user_id: user.map(|user| user.id.clone()),
+        ..Event::new(Kind::LoginFailed, "", app.clock.now())
     };
+    let event = event.seen_from(client).because(cause);
     app.db
         .write(move |conn| audit::record(conn, &event))
         .await?;

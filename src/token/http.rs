@@ -8,6 +8,7 @@ use serde_json::json;
 
 use super::Pair;
 use crate::app::App;
+use crate::audit::Actor;
 use crate::caller::Presented;
 use crate::clock::Timestamp;
 use crate::error::{AppError, Code, FieldErrors};
@@ -215,7 +216,10 @@ pub async fn logout(
     let client = origin::client(&req, &app.config, Some(&login.device));
     let ending = login.clone();
     app.db
-        .write(move |conn| login::end(conn, &ending, Cause::LoggedOut, Some(&client), now))
+        .write(move |conn| {
+            let by = Actor::person(&ending.user_id, &client);
+            login::end(conn, &ending, Cause::LoggedOut, Some(by), now)
+        })
         .await?;
     app.announce(&login, Cause::LoggedOut);
     let mut cookie = refresh_cookie(&app, String::new()).finish();

@@ -10,6 +10,7 @@ use plotters::coord::ranged1d::{DefaultFormatting, KeyPointHint};
 use plotters::coord::types::RangedCoordf64;
 use plotters::prelude::*;
 
+use crate::clock::Timestamp;
 use crate::i18n::Lang;
 
 /// Coordinates are whole numbers: pictures are drawn this much larger, so that bars stay even.
@@ -89,6 +90,16 @@ pub struct Column {
     pub label: String,
     /// In the table: "21 November 2026".
     pub exact: String,
+}
+
+impl Column {
+    /// A day.
+    pub fn of_day(day: Timestamp, lang: Lang) -> Self {
+        Self {
+            label: lang.short_day(day),
+            exact: lang.day(day),
+        }
+    }
 }
 
 /// One to three of these make a chart.
