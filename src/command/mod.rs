@@ -1,6 +1,6 @@
 //! The command line: one command a file.
 
-mod cleanup;
+pub mod cleanup;
 mod migrate;
 mod serve;
 pub mod server;

@@ -6,6 +6,7 @@
 )]
 
 mod account;
+mod activity;
 mod actors;
 mod browser;
 mod chromium;
