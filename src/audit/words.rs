@@ -30,7 +30,9 @@ fn what(lang: Lang, event: &Event) -> String {
         _ => lang.text(&plain).into_owned(),
     };
     let why = format!("cause.{cause}");
-    let tells_why = is(Kind::LoginEnded) || is(Kind::LoginFailed);
+    // That it was ended on purpose is what the sentence says already.
+    let tells_why =
+        cause != Cause::Revoked.name() && (is(Kind::LoginEnded) || is(Kind::LoginFailed));
     match tells_why && lang.has(&why) {
         true => format!("{text} ({})", lang.text(&why)),
         false => text,
@@ -93,19 +95,21 @@ mod tests {
     fn an_end_says_of_which_device_why_and_whether_somebody_else_did_it() {
         let ended = event(Kind::LoginEnded).because(Cause::Revoked.name());
         let on = |device: &str| sentence(Lang::English, &ended.clone().about(device));
-        assert_eq!(
-            sentence(Lang::English, &ended),
-            "A login was ended (ended on purpose)"
-        );
+        assert_eq!(sentence(Lang::English, &ended), "A login was ended");
         assert_eq!(
             on("Chrome on Linux"),
-            "The login on Chrome on Linux was ended (ended on purpose)"
+            "The login on Chrome on Linux was ended"
         );
         let client = Client::command_line();
         let by_root = ended.by("root", &client).about("Chrome on Linux");
         assert_eq!(
             sentence(Lang::Indonesian, &by_root),
-            "Sesi di Chrome di Linux diakhiri (sengaja diakhiri), oleh administrator"
+            "Sesi di Chrome di Linux diakhiri, oleh administrator"
+        );
+        let changed = event(Kind::LoginEnded).because(Cause::PasswordChanged.name());
+        assert_eq!(
+            sentence(Lang::English, &changed),
+            "A login was ended (password changed)"
         );
         let out = event(Kind::LoginEnded).because(Cause::LoggedOut.name());
         assert_eq!(sentence(Lang::English, &out), "Logged out");
