@@ -31,7 +31,7 @@ use crate::token::jwt::{self, Jwt};
 use crate::token::personal::{self, memory::Memory};
 use crate::vault::{AppKeys, Secrets};
 use crate::web::assets;
-use crate::{dashboard, devices, forward_auth, health, profile, session, token};
+use crate::{activity, dashboard, devices, forward_auth, health, profile, session, token};
 
 /// What every handler may reach.
 pub struct App {
@@ -197,7 +197,8 @@ fn api(config: &mut ServiceConfig) {
             (Method::GET, to(personal::http::list)),
             (Method::POST, to(personal::http::create)),
         ]))
-        .service(at("/v1/tokens/{id}", [(Method::DELETE, to(personal::http::delete))]));
+        .service(at("/v1/tokens/{id}", [(Method::DELETE, to(personal::http::delete))]))
+        .service(at("/v1/audit", [(Method::GET, to(activity::http::list))]));
 }
 
 #[rustfmt::skip]
@@ -221,6 +222,9 @@ fn pages(config: &mut ServiceConfig) {
             (Method::POST, to(personal::http::create_on_page)),
         ]))
         .service(at("/dashboard/tokens/{id}/revoke", [(Method::POST, to(personal::http::revoke_on_page))]))
+        .service(at("/dashboard/activity", [(Method::GET, to(activity::http::page))]))
+        .service(at("/dashboard/activity.csv", [(Method::GET, to(activity::http::csv))]))
+        .service(at("/dashboard/activity.json", [(Method::GET, to(activity::http::json))]))
         .service(at("/dashboard", [(Method::GET, to(dashboard::http::overview))]));
 }
 

@@ -23,9 +23,15 @@ pub fn new(now: Timestamp) -> Uuid {
     Builder::from_unix_timestamp_millis(millis, &bytes).into_uuid()
 }
 
+/// The id that is before all that are made from `moment` on, and after all made earlier.
+pub fn first_of(moment: Timestamp) -> Uuid {
+    let millis = u64::try_from(moment.millis()).unwrap_or(0);
+    Builder::from_unix_timestamp_millis(millis, &[0; 10]).into_uuid()
+}
+
 #[cfg(test)]
 mod tests {
-    use super::new;
+    use super::{first_of, new};
     use crate::clock::Timestamp;
 
     #[test]
@@ -37,6 +43,14 @@ mod tests {
             assert_eq!(id.get_version_num(), 7);
             let (seconds, nanos) = id.get_timestamp().expect("a time").to_unix();
             assert_eq!((seconds, nanos), (1_234_567_890, 123_000_000));
+        }
+    }
+    #[test]
+    fn a_moment_is_a_border_between_ids() {
+        let [before, moment] = [1_234_567_890_122, 1_234_567_890_123].map(Timestamp::from_millis);
+        for _ in 0..5000 {
+            let border = first_of(moment).to_string();
+            assert!(new(before).to_string() < border && border <= new(moment).to_string());
         }
     }
 }

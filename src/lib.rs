@@ -4,6 +4,7 @@
 rust_i18n::i18n!("src/locales", fallback = "en");
 
 pub mod account;
+pub mod activity;
 pub mod app;
 pub mod audit;
 pub mod caller;

@@ -2,53 +2,143 @@
 //! secret.
 
 mod store;
+pub mod words;
 
-pub use self::store::{addresses_of, delete_before, of_user, record};
-use crate::clock::Timestamp;
-use crate::id;
 use diesel::prelude::*;
 
-/// What happened.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
-    Login,
-    LoginFailed,
-    LoginEnded,
-    RememberRestored,
+pub use self::store::{addresses_of, delete_before, page, page_before, per_day, record};
+use crate::clock::Timestamp;
+use crate::id;
+use crate::login::Client;
+
+macro_rules! kinds {
+    ($($(#[$doc:meta])* $kind:ident, $name:literal, $group:ident;)*) => {
+        /// What happened.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum Kind {
+            $($(#[$doc])* $kind,)*
+        }
+
+        impl Kind {
+            /// Every kind.
+            pub const ALL: &'static [Self] = &[$(Self::$kind),*];
+
+            /// As stored, and as the API says it.
+            pub const fn name(self) -> &'static str {
+                match self {
+                    $(Self::$kind => $name,)*
+                }
+            }
+
+            /// The group it is looked for in.
+            pub const fn group(self) -> Group {
+                match self {
+                    $(Self::$kind => Group::$group,)*
+                }
+            }
+        }
+    };
+}
+
+kinds! {
+    Login, "login", Logins;
+    LoginFailed, "login_failed", Failures;
+    LoginEnded, "login_ended", Logins;
+    RememberRestored, "remember_restored", Logins;
     /// A rotated refresh or remember token came back: taken for theft.
-    RefreshReused,
-    PasswordChanged,
-    TokenCreated,
-    TokenRevoked,
+    RefreshReused, "refresh_reused", Failures;
+    PasswordChanged, "password_changed", Changes;
+    UserCreated, "user_created", Changes;
+    UserDisabled, "user_disabled", Changes;
+    UserEnabled, "user_enabled", Changes;
+    /// A personal token; `detail` is its name.
+    TokenCreated, "token_created", Tokens;
+    TokenRevoked, "token_revoked", Tokens;
     /// A single JWT was given up before its time.
-    AccessTokenRevoked,
-    UserCreated,
-    UserDisabled,
-    UserEnabled,
-    /// A new key to sign JWTs with.
-    SigningKeyMade,
-    /// What that key signed is refused from then on.
-    SigningKeyRevoked,
+    AccessTokenRevoked, "access_token_revoked", Tokens;
+    SigningKeyMade, "signing_key_made", Changes;
+    SigningKeyRevoked, "signing_key_revoked", Changes;
 }
 
 impl Kind {
-    /// As stored.
+    /// The kind of that name.
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.iter().copied().find(|kind| kind.name() == name)
+    }
+}
+
+/// What a person looks for in the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Group {
+    Logins,
+    Failures,
+    Changes,
+    Tokens,
+}
+
+impl Group {
+    /// Every group.
+    pub const ALL: [Self; 4] = [Self::Logins, Self::Failures, Self::Changes, Self::Tokens];
+
+    /// As it stands in an address.
     pub const fn name(self) -> &'static str {
         match self {
-            Self::Login => "login",
-            Self::LoginFailed => "login_failed",
-            Self::LoginEnded => "login_ended",
-            Self::RememberRestored => "remember_restored",
-            Self::RefreshReused => "refresh_reused",
-            Self::PasswordChanged => "password_changed",
-            Self::TokenCreated => "token_created",
-            Self::TokenRevoked => "token_revoked",
-            Self::AccessTokenRevoked => "access_token_revoked",
-            Self::UserCreated => "user_created",
-            Self::UserDisabled => "user_disabled",
-            Self::UserEnabled => "user_enabled",
-            Self::SigningKeyMade => "signing_key_made",
-            Self::SigningKeyRevoked => "signing_key_revoked",
+            Self::Logins => "logins",
+            Self::Failures => "failures",
+            Self::Changes => "changes",
+            Self::Tokens => "tokens",
+        }
+    }
+
+    /// The group of that name.
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|group| group.name() == name)
+    }
+
+    /// What belongs to it.
+    pub fn kinds(self) -> Vec<Kind> {
+        let all = Kind::ALL.iter().copied();
+        all.filter(|kind| kind.group() == self).collect()
+    }
+}
+
+/// Which part of the log is asked for.
+#[derive(Clone, Debug, Default)]
+pub struct Filter {
+    /// Whom it concerns; `None`: everybody, and nobody known.
+    pub user_id: Option<String>,
+    /// Of these kinds; empty: of all.
+    pub kinds: Vec<Kind>,
+    /// Not earlier than this.
+    pub from: Option<Timestamp>,
+    /// Earlier than this.
+    pub to: Option<Timestamp>,
+}
+
+impl Filter {
+    /// Everything about one person.
+    pub fn of_user(user_id: &str) -> Self {
+        Self {
+            user_id: Some(user_id.to_owned()),
+            ..Self::default()
+        }
+    }
+}
+
+/// Who did something, and from where.
+#[derive(Clone, Copy, Debug)]
+pub struct Actor<'a> {
+    /// `None` at the command line of the server, where nobody signs in.
+    pub id: Option<&'a str>,
+    pub client: &'a Client,
+}
+
+impl<'a> Actor<'a> {
+    /// A person.
+    pub const fn person(id: &'a str, client: &'a Client) -> Self {
+        Self {
+            id: Some(id),
+            client,
         }
     }
 }
@@ -100,12 +190,33 @@ impl Event {
         }
     }
 
-    /// Done by the person themselves, from this device.
-    pub fn by(self, actor_id: &str, client: &crate::login::Client) -> Self {
+    /// Done by this person, from this device.
+    pub fn by(self, actor_id: &str, client: &Client) -> Self {
+        self.done_by(Actor::person(actor_id, client))
+    }
+
+    /// Done by whoever it was.
+    pub fn done_by(self, actor: Actor<'_>) -> Self {
         Self {
-            actor_id: Some(actor_id.to_owned()),
-            device: Some(client.device.clone()),
-            ip: Some(client.ip.clone()),
+            actor_id: actor.id.map(str::to_owned),
+            ..self.seen_from(actor.client)
+        }
+    }
+
+    /// From this device, whoever was at it.
+    pub fn seen_from(self, client: &Client) -> Self {
+        let told = |text: &str| (!text.is_empty()).then(|| text.to_owned());
+        Self {
+            device: told(&client.device),
+            ip: told(&client.ip),
+            ..self
+        }
+    }
+
+    /// For this reason.
+    pub fn because(self, cause: &str) -> Self {
+        Self {
+            cause: Some(cause.to_owned()),
             ..self
         }
     }
@@ -123,6 +234,23 @@ impl Event {
         Self {
             login_id: Some(login_id.to_owned()),
             ..self
+        }
+    }
+
+    /// Whether somebody did it to somebody else.
+    pub fn is_by_another(&self) -> bool {
+        self.actor_id.is_some() && self.actor_id != self.user_id
+    }
+
+    /// As the person whom it concerns may see it: where an administrator sat is the administrator's.
+    pub fn for_its_subject(self) -> Self {
+        match self.is_by_another() {
+            true => Self {
+                device: None,
+                ip: None,
+                ..self
+            },
+            false => self,
         }
     }
 }

@@ -1,9 +1,12 @@
+use diesel::dsl::{count_star, sql};
 use diesel::prelude::*;
+use diesel::sql_types::BigInt;
 
-use super::{Event, Kind};
+use super::{Event, Filter, Kind};
 use crate::clock::Timestamp;
 use crate::db::AnyConnection;
 use crate::db::schema::audit_events;
+use crate::id;
 
 /// Writes one line, in the caller's transaction.
 pub fn record(conn: &mut AnyConnection, event: &Event) -> QueryResult<()> {
@@ -13,12 +16,43 @@ pub fn record(conn: &mut AnyConnection, event: &Event) -> QueryResult<()> {
         .map(drop)
 }
 
-/// A person's latest events, newest first.
-pub fn of_user(conn: &mut AnyConnection, user_id: &str, most: i64) -> QueryResult<Vec<Event>> {
-    audit_events::table
-        .filter(audit_events::user_id.eq(user_id))
+/// Of a query, the events that pass `filter`. A period is a range of ids, which every index here
+/// ends with. (A macro, since the type of a boxed query cannot be named for both databases at once.)
+macro_rules! passing {
+    ($query:expr, $filter:expr) => {{
+        let filter: &Filter = $filter;
+        let mut events = $query.into_boxed();
+        if let Some(user_id) = &filter.user_id {
+            events = events.filter(audit_events::user_id.eq(user_id.clone()));
+        }
+        if !filter.kinds.is_empty() {
+            let kinds: Vec<&str> = filter.kinds.iter().map(|kind| kind.name()).collect();
+            events = events.filter(audit_events::kind.eq_any(kinds));
+        }
+        if let Some(from) = filter.from {
+            events = events.filter(audit_events::id.ge(id::first_of(from).to_string()));
+        }
+        if let Some(to) = filter.to {
+            events = events.filter(audit_events::id.lt(id::first_of(to).to_string()));
+        }
+        events
+    }};
+}
+
+/// A piece of the log, newest first: those before the event `after`, or the newest of all.
+pub fn page(
+    conn: &mut AnyConnection,
+    filter: &Filter,
+    after: Option<&str>,
+    limit: i64,
+) -> QueryResult<Vec<Event>> {
+    let mut events = passing!(audit_events::table, filter);
+    if let Some(after) = after {
+        events = events.filter(audit_events::id.lt(after.to_owned()));
+    }
+    events
         .order(audit_events::id.desc())
-        .limit(most)
+        .limit(limit)
         .select(Event::as_select())
         .load(conn)
 }
@@ -38,7 +72,40 @@ pub fn addresses_of(
     Ok(addresses.into_iter().flatten().collect())
 }
 
-/// Forgets what is older than the retention.
-pub fn delete_before(conn: &mut AnyConnection, moment: Timestamp) -> QueryResult<usize> {
-    diesel::delete(audit_events::table.filter(audit_events::at.lt(moment))).execute(conn)
+/// The piece of the log right before the event `before` in a list that is newest first; its last
+/// is the one next to `before`.
+pub fn page_before(
+    conn: &mut AnyConnection,
+    filter: &Filter,
+    before: &str,
+    limit: i64,
+) -> QueryResult<Vec<Event>> {
+    let mut events: Vec<Event> = passing!(audit_events::table, filter)
+        .filter(audit_events::id.gt(before.to_owned()))
+        .order(audit_events::id.asc())
+        .limit(limit)
+        .select(Event::as_select())
+        .load(conn)?;
+    events.reverse();
+    Ok(events)
+}
+
+/// How many events a day has, by the number of the day since 1970 (UTC); days without are left out.
+pub fn per_day(conn: &mut AnyConnection, filter: &Filter) -> QueryResult<Vec<(i64, i64)>> {
+    let day = || sql::<BigInt>("at / 86400000");
+    let days = audit_events::table
+        .group_by(day())
+        .select((day(), count_star()));
+    passing!(days, filter).load(conn)
+}
+
+/// Forgets events from before `moment`, at most `most` of them.
+pub fn delete_before(conn: &mut AnyConnection, moment: Timestamp, most: i64) -> QueryResult<usize> {
+    let old: Vec<String> = audit_events::table
+        .filter(audit_events::id.lt(id::first_of(moment).to_string()))
+        .order(audit_events::id)
+        .limit(most)
+        .select(audit_events::id)
+        .load(conn)?;
+    diesel::delete(audit_events::table.filter(audit_events::id.eq_any(&old))).execute(conn)
 }

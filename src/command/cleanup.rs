@@ -21,7 +21,7 @@ const KEPT_AFTER_END: Duration = Duration::from_secs(7 * 86_400);
 /// How long a personal token is kept that has expired or was revoked: its program is told why it is
 /// refused, and its person sees which one it was.
 const TOKENS_KEPT: Duration = Duration::from_secs(30 * 86_400);
-/// Logins deleted in one transaction, so that nobody waits for long.
+/// Rows deleted in one transaction, so that nobody waits for long.
 const STEP: i64 = 200;
 
 /// Deletes what has expired and says how much.
@@ -66,9 +66,16 @@ pub async fn sweep(db: &Db, config: &Config, now: Timestamp) -> Result<Deleted, 
         .write(move |conn| personal::delete_old(conn, now - TOKENS_KEPT))
         .await?;
     let oldest = now - config.audit_retention;
-    let events = db
-        .write(move |conn| audit::delete_before(conn, oldest))
-        .await?;
+    let mut events = 0;
+    loop {
+        let step = db
+            .write(move |conn| audit::delete_before(conn, oldest, STEP))
+            .await?;
+        events += step;
+        if (step as i64) < STEP {
+            break;
+        }
+    }
     Ok(Deleted {
         logins,
         tokens,

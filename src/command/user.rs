@@ -3,16 +3,17 @@
 use std::io::{IsTerminal, Read};
 
 use clap::Subcommand;
+use diesel::QueryResult;
 
 use super::say;
 use crate::account::password::{self, Hasher, normalise};
 use crate::account::{self, Role, User};
-use crate::audit::{self, Event, Kind};
-use crate::clock::{Clock, SystemClock};
+use crate::audit::{self, Actor, Event, Kind};
+use crate::clock::{Clock, SystemClock, Timestamp};
 use crate::config::{Config, Secret};
-use crate::db::{Db, DbError, is_unique_violation};
+use crate::db::{AnyConnection, Db, DbError, is_unique_violation};
 use crate::i18n::Lang;
-use crate::login::{self, Cause};
+use crate::login::{self, Cause, Client, Login};
 
 /// What can be done with people.
 #[derive(Subcommand)]
@@ -88,8 +89,8 @@ pub async fn run(config: &Config, command: Command) -> Result<(), String> {
                 if !account::set_password_hash(conn, &user.id, &user.password_hash, &hash)? {
                     return Ok(None);
                 }
-                audit::record(conn, &Event::new(Kind::PasswordChanged, &user.id, now))?;
-                login::end_all_of(conn, &user.id, Cause::PasswordChanged, None, now).map(Some)
+                record(conn, Kind::PasswordChanged, &user.id, now)?;
+                end_all_of(conn, &user.id, Cause::PasswordChanged, now).map(Some)
             });
             let ended = changed.await.map_err(told)?;
             let ended =
@@ -104,8 +105,8 @@ pub async fn run(config: &Config, command: Command) -> Result<(), String> {
             let now = SystemClock.now();
             let disabled = db.write(move |conn| {
                 account::set_disabled(conn, &user.id, Some(now))?;
-                audit::record(conn, &Event::new(Kind::UserDisabled, &user.id, now))?;
-                login::end_all_of(conn, &user.id, Cause::Revoked, None, now)
+                record(conn, Kind::UserDisabled, &user.id, now)?;
+                end_all_of(conn, &user.id, Cause::Revoked, now)
             });
             let ended = disabled.await.map_err(told)?;
             say(format_args!(
@@ -118,7 +119,7 @@ pub async fn run(config: &Config, command: Command) -> Result<(), String> {
             let now = SystemClock.now();
             let enabled = db.write(move |conn| {
                 account::set_disabled(conn, &user.id, None)?;
-                audit::record(conn, &Event::new(Kind::UserEnabled, &user.id, now))
+                record(conn, Kind::UserEnabled, &user.id, now)
             });
             enabled.await.map_err(told)?;
             say(format_args!("Enabled {username}."))?;
@@ -131,10 +132,7 @@ pub async fn run(config: &Config, command: Command) -> Result<(), String> {
 pub async fn add(db: &Db, user: User) -> Result<(), String> {
     let added = db.write(move |conn| {
         account::insert(conn, &user)?;
-        audit::record(
-            conn,
-            &Event::new(Kind::UserCreated, &user.id, user.created_at),
-        )
+        record(conn, Kind::UserCreated, &user.id, user.created_at)
     });
     added.await.map_err(|error| match error {
         DbError::Query(error) if is_unique_violation(&error) => {
@@ -142,6 +140,25 @@ pub async fn add(db: &Db, user: User) -> Result<(), String> {
         }
         error => told(error),
     })
+}
+
+fn record(conn: &mut AnyConnection, kind: Kind, user_id: &str, now: Timestamp) -> QueryResult<()> {
+    let event = Event::new(kind, user_id, now).seen_from(&Client::command_line());
+    audit::record(conn, &event)
+}
+
+fn end_all_of(
+    conn: &mut AnyConnection,
+    user_id: &str,
+    cause: Cause,
+    now: Timestamp,
+) -> QueryResult<Vec<Login>> {
+    let client = Client::command_line();
+    let by = Actor {
+        id: None,
+        client: &client,
+    };
+    login::end_all_of(conn, user_id, cause, None, Some(by), now)
 }
 
 async fn find(db: &Db, username: &str) -> Result<User, String> {

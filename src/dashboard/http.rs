@@ -5,10 +5,10 @@ use actix_web::{HttpRequest, HttpResponse, web};
 use askama::Template;
 
 use super::ClockPicture;
+use crate::activity::EventRow;
 use crate::app::App;
-use crate::audit::{self, Event};
+use crate::audit::{self, Event, Filter, words};
 use crate::error::AppError;
-use crate::login::Cause;
 use crate::session::extract::BrowserSession;
 use crate::web::page::{Page, When, render};
 
@@ -29,15 +29,6 @@ struct Dashboard {
     page: Page,
 }
 
-struct EventRow {
-    /// Something that the person had better look at.
-    alarming: bool,
-    when: When,
-    text: String,
-    device: String,
-    address: String,
-}
-
 /// `GET /dashboard`.
 pub async fn overview(
     req: HttpRequest,
@@ -46,23 +37,19 @@ pub async fn overview(
 ) -> Result<HttpResponse, AppError> {
     let now = app.clock.now();
     let record = &session.record;
-    let user_id = record.user_id.clone();
+    let filter = Filter::of_user(&record.user_id);
     let events = app
         .db
-        .read(move |conn| audit::of_user(conn, &user_id, EVENTS_SHOWN))
+        .read(move |conn| audit::page(conn, &filter, None, EVENTS_SHOWN))
         .await?;
     let page = Page::signed_in(&req, &app, &session, "overview", now);
     let idle_until = session.idle_until(&app);
-    let device = |name: &str| device(&page, name);
-    let row = |event: &Event| EventRow {
-        alarming: is_alarming(event),
-        when: page.when(event.at, now),
-        text: sentence(&page, event),
-        device: device(event.device.as_deref().unwrap_or_default()),
-        address: event.ip.clone().unwrap_or_default(),
-    };
+    let row = |event: Event| EventRow::new(&page, &event.for_its_subject(), now);
     let template = Dashboard {
-        device: device(&record.device),
+        device: match record.device.as_str() {
+            "" => page.t("device.unknown").into_owned(),
+            name => words::device(page.language(), name),
+        },
         address: record.ip.clone(),
         started: page.when(record.started_at(), now),
         idle_until: page.when(idle_until, now),
@@ -78,37 +65,8 @@ pub async fn overview(
             now,
             page.language(),
         ),
-        events: events.iter().map(row).collect(),
+        events: events.into_iter().map(row).collect(),
         page,
     };
     render(&template, StatusCode::OK)
-}
-
-/// A device's name, kept as "Chrome on Linux", in the page's language.
-fn device(page: &Page, name: &str) -> String {
-    match name.split_once(" on ") {
-        Some((browser, system)) => page.language().text_with(
-            "device.browser_on",
-            &[("browser", browser), ("system", system)],
-        ),
-        None if name.is_empty() => page.t("device.unknown").into_owned(),
-        None => name.to_owned(),
-    }
-}
-
-fn is_alarming(event: &Event) -> bool {
-    let alarming = [audit::Kind::LoginFailed, audit::Kind::RefreshReused];
-    alarming.iter().any(|kind| kind.name() == event.kind)
-        || event.cause.as_deref() == Some(Cause::Theft.name())
-}
-
-fn sentence(page: &Page, event: &Event) -> String {
-    let text = page.t(&format!("event.{}", event.kind)).into_owned();
-    match &event.cause {
-        Some(cause) if cause == Cause::LoggedOut.name() => page.t("event.logout").into_owned(),
-        Some(cause) if event.kind == audit::Kind::LoginEnded.name() => {
-            format!("{text} ({})", page.t(&format!("cause.{cause}")))
-        }
-        _ => text,
-    }
 }

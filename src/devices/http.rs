@@ -10,6 +10,7 @@ use serde_json::json;
 
 use super::end_one;
 use crate::app::App;
+use crate::audit::{Actor, words};
 use crate::caller::Caller;
 use crate::caller::scope::{SessionsRead, SessionsWrite};
 use crate::clock::Timestamp;
@@ -90,7 +91,7 @@ fn device(page: &Page, app: &App, login: &Login, current: &str, now: Timestamp) 
         name: if login.device.is_empty() {
             page.t(unnamed).into_owned()
         } else {
-            login.device.clone()
+            words::device(page.language(), &login.device)
         },
         address: login.ip.clone(),
         started: page.when(login.started_at, now),
@@ -120,17 +121,20 @@ pub async fn revoke(
 
 /// `POST /dashboard/sessions/revoke-others`.
 pub async fn revoke_others(
+    req: HttpRequest,
     app: web::Data<App>,
     sent: SessionForm<Confirmation>,
 ) -> Result<HttpResponse, AppError> {
     let now = app.clock.now();
     let record = sent.session.record;
+    let client = origin::client(&req, &app.config, None);
     let ended = app.db.write(move |conn| {
         login::end_all_of(
             conn,
             &record.user_id,
             Cause::Revoked,
             Some(&record.login_id),
+            Some(Actor::person(&record.user_id, &client)),
             now,
         )
     });

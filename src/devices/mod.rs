@@ -4,6 +4,7 @@ pub mod http;
 
 use diesel::QueryResult;
 
+use crate::audit::Actor;
 use crate::clock::Timestamp;
 use crate::db::AnyConnection;
 use crate::login::{self, Cause, Client, Login};
@@ -20,10 +21,9 @@ pub fn end_one(
     now: Timestamp,
 ) -> QueryResult<Option<Login>> {
     let login = login::by_id(conn, login_id)?.filter(|login| login.user_id == user_id);
+    let by = Some(Actor::person(user_id, client));
     match login {
-        Some(login) if login::end(conn, &login, Cause::Revoked, Some(client), now)? => {
-            Ok(Some(login))
-        }
+        Some(login) if login::end(conn, &login, Cause::Revoked, by, now)? => Ok(Some(login)),
         _ => Ok(None),
     }
 }

@@ -16,7 +16,7 @@ pub use self::store::{
     usable_of,
 };
 use crate::account::{self, User};
-use crate::audit::{self, Event, Kind as EventKind};
+use crate::audit::{self, Actor, Event, Kind as EventKind};
 use crate::clock::Timestamp;
 use crate::db::{AnyConnection, hold_user};
 use crate::error::Reason;
@@ -108,6 +108,19 @@ pub struct Client {
     pub ip: String,
 }
 
+impl Client {
+    /// The name under which the command line of the server is kept.
+    pub const COMMAND_LINE: &str = "gapura command";
+
+    /// Somebody at the command line of the server.
+    pub fn command_line() -> Self {
+        Self {
+            device: Self::COMMAND_LINE.to_owned(),
+            ip: String::new(),
+        }
+    }
+}
+
 /// One sign-in on one device.
 #[derive(Clone, Debug, Queryable, Selectable, Insertable)]
 #[diesel(table_name = crate::db::schema::logins)]
@@ -183,7 +196,8 @@ pub fn begin(
     Ok(Some(login))
 }
 
-/// Ends a login, once: the first cause stands. Tells whether it was this call that ended it.
+/// Ends a login, once: the first cause stands. Tells whether it was this call that ended it. `by` is
+/// who did it; `None` where time or a rule did.
 ///
 /// # Errors
 /// When the database refuses.
@@ -191,22 +205,24 @@ pub fn end(
     conn: &mut AnyConnection,
     login: &Login,
     cause: Cause,
-    client: Option<&Client>,
+    by: Option<Actor<'_>>,
     now: Timestamp,
 ) -> QueryResult<bool> {
     if !store::end(conn, &login.id, cause, now)? {
         return Ok(false);
     }
-    let mut event = Event::new(EventKind::LoginEnded, &login.user_id, now).of_login(&login.id);
-    event = match client {
-        Some(client) => event.by(&login.user_id, client),
-        None => Event {
-            device: Some(login.device.clone()),
-            ip: Some(login.ip.clone()),
-            ..event
-        },
+    let event = Event::new(EventKind::LoginEnded, &login.user_id, now)
+        .of_login(&login.id)
+        .because(cause.name());
+    let event = match by {
+        // Seen from the device it was done at; which device it was done to is what it is about.
+        Some(actor) if cause != Cause::LoggedOut => event.done_by(actor).about(&login.device),
+        Some(actor) => event.done_by(actor),
+        None => event.seen_from(&Client {
+            device: login.device.clone(),
+            ip: login.ip.clone(),
+        }),
     };
-    event.cause = Some(cause.name().to_owned());
     audit::record(conn, &event)?;
     Ok(true)
 }

@@ -22,6 +22,8 @@ const FAILURES_PER_ADDRESS: u64 = 30;
 /// After so many failures in a row an account can be entered only from where it was entered before.
 const FAILURES_IN_A_ROW: i32 = 100;
 const WINDOW: Duration = Duration::from_secs(60);
+/// The cause of a failure that concerns nobody.
+const UNKNOWN_USER: &str = "unknown_user";
 /// Attempts on one account from one address that may be under way at once.
 const AT_ONCE: usize = 4;
 
@@ -78,12 +80,15 @@ pub async fn authenticate(
         let right = matches!(verdict, Verdict::Right | Verdict::RightRehash(_)) && !closed;
         let Some(mut user) = user.clone().filter(|_| right) else {
             counters.count_failure(app).await;
-            if let Some(user) = user {
-                record_failure(app, &user, client).await?;
-            }
+            let cause = match user {
+                Some(_) => Code::InvalidCredentials.name(),
+                None => UNKNOWN_USER,
+            };
+            record_failure(app, user.as_ref(), cause, client).await?;
             return Err(Code::InvalidCredentials.into());
         };
         if user.disabled_at.is_some() {
+            record_failure(app, Some(&user), Code::AccountDisabled.name(), client).await?;
             return Err(Code::AccountDisabled.into());
         }
         if user.failures_in_a_row > 0 {
@@ -115,15 +120,23 @@ async fn find(app: &App, name: &str) -> Result<Option<User>, AppError> {
     Ok(found)
 }
 
-async fn record_failure(app: &App, user: &User, client: &Client) -> Result<(), AppError> {
+/// Notes a failure, also of a name that nobody has: what takes longer for a known one tells that it
+/// is. The name itself is not kept; it may be a password typed into the wrong field.
+async fn record_failure(
+    app: &App,
+    user: Option<&User>,
+    cause: &str,
+    client: &Client,
+) -> Result<(), AppError> {
     let event = Event {
-        device: Some(client.device.clone()),
-        ip: Some(client.ip.clone()),
-        ..Event::new(Kind::LoginFailed, &user.id, app.clock.now())
+        user_id: user.map(|user| user.id.clone()),
+        ..Event::new(Kind::LoginFailed, "", app.clock.now())
     };
-    let id = user.id.clone();
+    let event = event.seen_from(client).because(cause);
     let recorded = app.db.write(move |conn| {
-        account::count_failure(conn, &id)?;
+        if let Some(id) = &event.user_id {
+            account::count_failure(conn, id)?;
+        }
         audit::record(conn, &event)
     });
     Ok(recorded.await?)

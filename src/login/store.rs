@@ -3,6 +3,7 @@ use diesel::prelude::*;
 
 use super::ended::Revocation;
 use super::{Cause, Kind, Login};
+use crate::audit::Actor;
 use crate::clock::Timestamp;
 use crate::db::AnyConnection;
 use crate::db::schema::{logins, revocations, rotating_tokens};
@@ -126,12 +127,13 @@ pub fn overdue(
         .load(conn)
 }
 
-/// Ends the living logins of a person, and returns them.
+/// Ends the living logins of a person, and returns them; `by` is who did it.
 pub fn end_all_of(
     conn: &mut AnyConnection,
     user_id: &str,
     cause: Cause,
     except: Option<&str>,
+    by: Option<Actor<'_>>,
     now: Timestamp,
 ) -> QueryResult<Vec<Login>> {
     let mut living = living_of(conn, user_id, now)?;
@@ -139,7 +141,7 @@ pub fn end_all_of(
     living.sort_by(|a, b| a.id.cmp(&b.id));
     let mut ended = Vec::new();
     for login in living {
-        if Some(login.id.as_str()) != except && super::end(conn, &login, cause, None, now)? {
+        if Some(login.id.as_str()) != except && super::end(conn, &login, cause, by, now)? {
             ended.push(login);
         }
     }

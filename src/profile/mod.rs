@@ -5,7 +5,7 @@ pub mod http;
 use diesel::QueryResult;
 
 use crate::account::{self, User};
-use crate::audit::{self, Event, Kind};
+use crate::audit::{self, Actor, Event, Kind};
 use crate::clock::Timestamp;
 use crate::db::AnyConnection;
 use crate::login::rotation::{self, Purpose, TokenId};
@@ -40,7 +40,14 @@ pub fn change_password(
     }
     let event = Event::new(Kind::PasswordChanged, &user.id, now).by(&user.id, client);
     audit::record(conn, &event.of_login(&this.id))?;
-    let ended = login::end_all_of(conn, &user.id, Cause::PasswordChanged, Some(&this.id), now)?;
+    let ended = login::end_all_of(
+        conn,
+        &user.id,
+        Cause::PasswordChanged,
+        Some(&this.id),
+        Some(Actor::person(&user.id, client)),
+        now,
+    )?;
     login::set_auth_time(conn, &this.id, now)?;
     rotation::forget(conn, &this.id, Purpose::Remember)?;
     let remember = match remember_until.filter(|until| *until > now) {

@@ -11,6 +11,7 @@ use super::extract::{Confirmation, SessionForm, begin, living, look};
 use super::{Record, TypedSession, activity_after_ping, csrf, idle_end, keeper, remember};
 use crate::account::User;
 use crate::app::App;
+use crate::audit::Actor;
 use crate::caller::scope::NoToken;
 use crate::caller::{Caller, Credential};
 use crate::clock::Timestamp;
@@ -231,7 +232,8 @@ async fn open(
             return Ok(None);
         };
         for before in &ended {
-            login::end(conn, before, Cause::LoggedOut, Some(&client), now)?;
+            let by = Actor::person(&person.id, &client);
+            login::end(conn, before, Cause::LoggedOut, Some(by), now)?;
         }
         let remembered = match remember {
             true => Some(rotation::begin(
@@ -282,7 +284,8 @@ pub async fn log_out(
     let ended = app.db.write(move |conn| {
         let login = login::by_id(conn, &id)?;
         if let Some(login) = &login {
-            login::end(conn, login, Cause::LoggedOut, Some(&client), now)?;
+            let by = Actor::person(&login.user_id, &client);
+            login::end(conn, login, Cause::LoggedOut, Some(by), now)?;
         }
         Ok(login)
     });

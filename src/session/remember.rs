@@ -6,7 +6,7 @@ use actix_web::cookie::{Cookie, SameSite, time};
 
 use super::Record;
 use crate::app::App;
-use crate::audit::{self, Event, Kind};
+use crate::audit::{self, Actor, Event, Kind};
 use crate::clock::Timestamp;
 use crate::config::Config;
 use crate::error::{AppError, Code};
@@ -76,7 +76,8 @@ pub async fn forget(req: &HttpRequest, app: &App, now: Timestamp) -> Result<(), 
         let login = rotation::login_of(conn, &token)?;
         let login = login.filter(|login| login.cause_of_end(now).is_none());
         if let Some(login) = &login {
-            login::end(conn, login, Cause::LoggedOut, Some(&client), now)?;
+            let by = Actor::person(&login.user_id, &client);
+            login::end(conn, login, Cause::LoggedOut, Some(by), now)?;
         }
         Ok(login)
     });

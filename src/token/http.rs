@@ -7,6 +7,7 @@ use serde_json::json;
 
 use super::Pair;
 use crate::app::App;
+use crate::audit::Actor;
 use crate::caller::scope::SessionsWrite;
 use crate::caller::{Caller, Presented};
 use crate::clock::Timestamp;
@@ -215,7 +216,10 @@ pub async fn logout(
     let client = origin::client(&req, &app.config, Some(&login.device));
     let ending = login.clone();
     app.db
-        .write(move |conn| login::end(conn, &ending, Cause::LoggedOut, Some(&client), now))
+        .write(move |conn| {
+            let by = Actor::person(&ending.user_id, &client);
+            login::end(conn, &ending, Cause::LoggedOut, Some(by), now)
+        })
         .await?;
     app.announce(&login, Cause::LoggedOut);
     Ok(logged_out(&req, &app))
@@ -237,9 +241,11 @@ pub async fn logout_all(
 ) -> Result<HttpResponse, AppError> {
     let now = app.clock.now();
     let user_id = caller.user_id().to_owned();
-    let ended = app
-        .db
-        .write(move |conn| login::end_all_of(conn, &user_id, Cause::LoggedOut, None, now));
+    let client = origin::client(&req, &app.config, None);
+    let ended = app.db.write(move |conn| {
+        let by = Actor::person(&user_id, &client);
+        login::end_all_of(conn, &user_id, Cause::LoggedOut, None, Some(by), now)
+    });
     for login in ended.await? {
         app.announce(&login, Cause::LoggedOut);
     }

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::jwt::Reading;
 use super::personal::{self, Candidate, memory};
 use crate::app::App;
-use crate::audit::{self, Event, Kind};
+use crate::audit::{self, Actor, Event, Kind};
 use crate::caller::admin::administrator;
 use crate::caller::scope::Introspect;
 use crate::caller::{Caller, Credential};
@@ -151,7 +151,8 @@ async fn end_login_of(
         let Some(login) = rotation::login_of(conn, &refresh)? else {
             return Ok(None);
         };
-        let ended = login::end(conn, &login, Cause::LoggedOut, Some(&client), now)?;
+        let by = Actor::person(&login.user_id, &client);
+        let ended = login::end(conn, &login, Cause::LoggedOut, Some(by), now)?;
         Ok(ended.then_some(login))
     });
     if let Some(login) = ended.await? {

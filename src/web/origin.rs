@@ -14,6 +14,27 @@ use crate::login::Client;
 
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
+/// Between browser and system.
+const ON: &str = " on ";
+/// As woothee names those that people use.
+const BROWSERS: [&str; 12] = [
+    "Chrome",
+    "Edge",
+    "Firefox",
+    "Google Search App",
+    "Internet Explorer",
+    "Opera",
+    "Safari",
+    "SamsungBrowser",
+    "Sleipnir",
+    "Vivaldi",
+    "Webview",
+    "Yandex Browser",
+];
+const SYSTEMS: [&str; 9] = [
+    "Android", "BSD", "ChromeOS", "Linux", "iOS", "iPad", "iPhone", "iPod", "macOS",
+];
+
 /// A device's name is cut to this many characters.
 const LONGEST_DEVICE: usize = 64;
 
@@ -86,10 +107,26 @@ fn device_in_words(req: &HttpRequest) -> String {
     if let Some(found) = woothee::parser::Parser::new().parse(agent)
         && found.os != "UNKNOWN"
     {
-        return format!("{} on {}", found.name, found.os);
+        let system = match found.os {
+            "Mac OSX" => "macOS",
+            system => system,
+        };
+        return match found.name {
+            "UNKNOWN" => system.to_owned(),
+            browser => format!("{browser}{ON}{system}"),
+        };
     }
     let product = agent.split(['/', ' ']).next().unwrap_or_default();
     product.to_owned()
+}
+
+/// Browser and system of a device's name, if it is one that we gave ("Chrome on Linux"), and not an
+/// app's own ("Backup on Sunday").
+pub fn browser_and_system(device: &str) -> Option<(&str, &str)> {
+    let (browser, system) = device.split_once(ON)?;
+    let ours = BROWSERS.contains(&browser)
+        && (SYSTEMS.contains(&system) || system.starts_with("Windows "));
+    ours.then_some((browser, system))
 }
 
 /// Whether that is our own origin: the public URL's, or whatever host the browser believes to be
@@ -171,7 +208,7 @@ pub fn local_path(next: &str) -> &str {
 
 #[cfg(test)]
 mod tests {
-    use super::local_path;
+    use super::{browser_and_system, local_path};
 
     #[test]
     fn next_is_followed_only_to_a_local_path() {
@@ -198,6 +235,21 @@ mod tests {
             "/logout?x=1",
         ] {
             assert_eq!(local_path(bad), "/dashboard", "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn only_a_name_that_we_gave_is_taken_apart() {
+        for (device, expected) in [
+            ("Chrome on Linux", Some(("Chrome", "Linux"))),
+            ("Safari on macOS", Some(("Safari", "macOS"))),
+            ("Edge on Windows 10", Some(("Edge", "Windows 10"))),
+            ("Backup on Sunday", None),
+            ("Backup on Linux", None),
+            ("Chrome on the left", None),
+            ("Firefox", None),
+        ] {
+            assert_eq!(browser_and_system(device), expected);
         }
     }
 }

@@ -6,6 +6,7 @@
 )]
 
 mod account;
+mod activity;
 mod actors;
 mod auto_refresh;
 mod browser;

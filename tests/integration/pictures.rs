@@ -7,6 +7,8 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use gapura::account::{self, Role, User};
+use gapura::audit::{self, Event, Kind};
+use gapura::login::{Cause, Client};
 use serde_json::json;
 
 use crate::chromium::{Chromium, Setup, serve};
@@ -53,6 +55,14 @@ async fn every_page(language: &'static str, name: &str) {
     ada.fill_in("person", TestApp::PASSWORD).await;
     ada.arrive("/dashboard").await;
     gallery.hang("dashboard-fresh").await;
+    ada.go("/dashboard/activity?show=changes").await;
+    gallery.hang("activity-empty").await;
+    have_a_past(&app).await;
+    ada.go("/dashboard/activity").await;
+    gallery.hang("activity").await;
+    ada.click(".chart-figures summary").await;
+    gallery.hang("activity-figures").await;
+    ada.go("/dashboard").await;
     // Five hours later, of which the last three were spent elsewhere.
     app.advance(Duration::from_secs(2 * HOUR));
     ada.go("/dashboard").await;
@@ -196,6 +206,38 @@ async fn add_person(app: &TestApp, name: &str) {
     );
     let added = app.app.db.write(move |conn| account::insert(conn, &person));
     added.await.expect("a person");
+}
+
+/// A month of somebody's life: they come and go, mistype now and then, and lose a telephone.
+async fn have_a_past(app: &TestApp) {
+    let now = app.now();
+    let past = app.app.db.write(move |conn| {
+        let person = account::by_login_name(conn, "person")?.expect("a person");
+        let client = |device: &str, ip: &str| Client {
+            device: device.to_owned(),
+            ip: ip.to_owned(),
+        };
+        let places = [
+            client("Chrome on Linux", "192.0.2.17"),
+            client("Safari on iPhone", "2001:db8:85a3:8d3:1319:8a2e:370:7348"),
+            client("Backup on Sunday", "198.51.100.4"),
+        ];
+        for hours in (1..28 * 24).rev().step_by(7) {
+            let at = now - Duration::from_secs(hours * HOUR);
+            let place = &places[hours as usize % 3];
+            let event = match hours % 5 {
+                0 => Event::new(Kind::LoginFailed, &person.id, at).seen_from(place),
+                1 => Event::new(Kind::LoginEnded, &person.id, at)
+                    .by(&person.id, &places[0])
+                    .because(Cause::Revoked.name())
+                    .about(&places[1].device),
+                _ => Event::new(Kind::Login, &person.id, at).by(&person.id, place),
+            };
+            audit::record(conn, &event)?;
+        }
+        Ok(())
+    });
+    past.await.expect("a past");
 }
 
 struct Gallery<'a> {

@@ -290,7 +290,7 @@ async fn a_browser_that_nobody_came_back_to_leaves_the_list_and_is_ended() {
         assert_eq!(answer.expect(401).json()["code"], "refresh_expired");
         let causes = app.app.db.read(|conn| {
             let ada = gapura::account::by_login_name(conn, "ada")?.expect("ada");
-            gapura::audit::of_user(conn, &ada.id, 100)
+            gapura::audit::page(conn, &gapura::audit::Filter::of_user(&ada.id), None, 100)
         });
         let ends = causes
             .await

@@ -1309,7 +1309,14 @@ async fn a_login_under_way_does_not_outlive_the_disabling_of_its_user() {
                 let (id, now) = (eve.id.clone(), app.now());
                 let disable = app.app.db.write(move |conn| {
                     gapura::account::set_disabled(conn, &id, Some(now))?;
-                    gapura::login::end_all_of(conn, &id, gapura::login::Cause::Revoked, None, now)
+                    gapura::login::end_all_of(
+                        conn,
+                        &id,
+                        gapura::login::Cause::Revoked,
+                        None,
+                        None,
+                        now,
+                    )
                 });
                 disable.await.unwrap();
             })
@@ -1319,7 +1326,7 @@ async fn a_login_under_way_does_not_outlive_the_disabling_of_its_user() {
             let id = eve.id.clone();
             let now = app.now();
             let living = app.app.db.write(move |conn| {
-                gapura::login::end_all_of(conn, &id, gapura::login::Cause::Revoked, None, now)
+                gapura::login::end_all_of(conn, &id, gapura::login::Cause::Revoked, None, None, now)
             });
             assert!(living.await.unwrap().is_empty(), "round {round}");
         }

@@ -509,7 +509,7 @@ async fn a_disabled_person_gets_nothing_more() {
         let (now, id) = (app.now(), eve.id.clone());
         let disabled = app.app.db.write(move |conn| {
             gapura::account::set_disabled(conn, &id, Some(now))?;
-            login::end_all_of(conn, &id, Cause::Revoked, None, now)
+            login::end_all_of(conn, &id, Cause::Revoked, None, None, now)
         });
         disabled.await.expect("disabled");
         refused(app.present(&pair.refresh).await, 401, "refresh_reused").await;

@@ -311,14 +311,11 @@ pub fn rotate(
         }
         Decision::Theft => {
             super::end(conn, &login, Cause::Theft, None, now)?;
-            let event = Event::new(EventKind::RefreshReused, &login.user_id, now);
-            let seen_from = Event {
-                device: Some(client.device.clone()),
-                ip: Some(client.ip.clone()),
-                cause: Some(presented.purpose.name().to_owned()),
-                ..event.of_login(&login.id)
-            };
-            audit::record(conn, &seen_from)?;
+            let event = Event::new(EventKind::RefreshReused, &login.user_id, now)
+                .of_login(&login.id)
+                .seen_from(client)
+                .because(presented.purpose.name());
+            audit::record(conn, &event)?;
             Rotation::Reused(login)
         }
     })

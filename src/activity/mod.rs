@@ -1,0 +1,218 @@
+//! My audit log: which part of it is shown, in what words, and how it is drawn. Handlers in
+//! `http.rs`, files to take away in `export.rs`; the log itself is [`crate::audit`].
+
+pub mod export;
+pub mod http;
+
+use std::time::Duration;
+
+use diesel::QueryResult;
+use serde::Serialize;
+use url::form_urlencoded;
+
+use crate::audit::{self, Event, Filter, Group, Kind, words};
+use crate::clock::Timestamp;
+use crate::db::AnyConnection;
+use crate::i18n::Lang;
+use crate::web::chart::{Chart, Column, Series, Shape, Tone};
+use crate::web::page::{Page, When};
+
+const DAY_MILLIS: i64 = 86_400_000;
+/// How many days the chart shows, today included.
+const DAYS_DRAWN: i64 = 30;
+
+/// How far back.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Period {
+    Week,
+    Month,
+    Quarter,
+    /// Everything that is kept.
+    #[default]
+    All,
+}
+
+impl Period {
+    /// Every period.
+    pub const ALL: [Self; 4] = [Self::Week, Self::Month, Self::Quarter, Self::All];
+
+    /// As it stands in an address.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Week => "week",
+            Self::Month => "month",
+            Self::Quarter => "quarter",
+            Self::All => "all",
+        }
+    }
+
+    /// The period of that name.
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|period| period.name() == name)
+    }
+
+    fn from(self, now: Timestamp) -> Option<Timestamp> {
+        let days = match self {
+            Self::Week => 7,
+            Self::Month => 30,
+            Self::Quarter => 90,
+            Self::All => return None,
+        };
+        Some(now - Duration::from_secs(days * 86_400))
+    }
+}
+
+/// What a person has chosen to see.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct View {
+    /// `None`: everything.
+    pub show: Option<Group>,
+    pub period: Period,
+}
+
+impl View {
+    /// The part of the log it is.
+    pub fn filter(self, user_id: &str, now: Timestamp) -> Filter {
+        Filter {
+            kinds: self.show.map(Group::kinds).unwrap_or_default(),
+            from: self.period.from(now),
+            ..Filter::of_user(user_id)
+        }
+    }
+
+    /// Its address below `path`, with `more` in the query.
+    pub fn address(self, path: &str, more: Option<(&str, &str)>) -> String {
+        let mut query = form_urlencoded::Serializer::new(String::new());
+        if let Some(group) = self.show {
+            query.append_pair("show", group.name());
+        }
+        if self.period != Period::All {
+            query.append_pair("period", self.period.name());
+        }
+        if let Some((name, value)) = more {
+            query.append_pair(name, value);
+        }
+        match query.finish() {
+            query if query.is_empty() => path.to_owned(),
+            query => format!("{path}?{query}"),
+        }
+    }
+}
+
+/// An event on a page.
+pub struct EventRow {
+    /// Something that the person had better look at.
+    pub alarming: bool,
+    pub when: When,
+    pub text: String,
+    pub device: String,
+    pub address: String,
+}
+
+impl EventRow {
+    /// An event as its page tells it.
+    pub fn new(page: &Page, event: &Event, now: Timestamp) -> Self {
+        let lang = page.language();
+        Self {
+            alarming: words::is_alarming(event),
+            when: page.when(event.at, now),
+            text: words::sentence(lang, event),
+            device: words::place(lang, event),
+            address: event.ip.clone().unwrap_or_default(),
+        }
+    }
+}
+
+/// An event as the API and the files tell it.
+#[derive(Serialize)]
+pub struct EventOut {
+    id: String,
+    at: Timestamp,
+    kind: String,
+    user_id: Option<String>,
+    actor_id: Option<String>,
+    login_id: Option<String>,
+    device: Option<String>,
+    ip: Option<String>,
+    cause: Option<String>,
+    detail: Option<String>,
+}
+
+impl From<Event> for EventOut {
+    fn from(event: Event) -> Self {
+        Self {
+            id: event.id,
+            at: event.at,
+            kind: event.kind,
+            user_id: event.user_id,
+            actor_id: event.actor_id,
+            login_id: event.login_id,
+            device: event.device,
+            ip: event.ip,
+            cause: event.cause,
+            detail: event.detail,
+        }
+    }
+}
+
+/// How often people got in and failed to, on each of the last days (UTC).
+pub struct Attempts {
+    logins: Vec<f64>,
+    failures: Vec<f64>,
+    today: i64,
+}
+
+impl Attempts {
+    /// Counts those of one person, or of everybody.
+    ///
+    /// # Errors
+    /// When the database refuses.
+    pub fn count(
+        conn: &mut AnyConnection,
+        user_id: Option<String>,
+        now: Timestamp,
+    ) -> QueryResult<Self> {
+        let today = now.millis().div_euclid(DAY_MILLIS);
+        let first = today - DAYS_DRAWN + 1;
+        let mut days_of = |kind| {
+            let filter = Filter {
+                user_id: user_id.clone(),
+                kinds: vec![kind],
+                from: Some(Timestamp::from_millis(first * DAY_MILLIS)),
+                to: None,
+            };
+            let counted = audit::per_day(conn, &filter)?;
+            let of = |day: i64| counted.iter().find(|(counted, _)| *counted == day);
+            let days = (first..=today).map(|day| of(day).map_or(0.0, |(_, count)| *count as f64));
+            QueryResult::Ok(days.collect())
+        };
+        Ok(Self {
+            logins: days_of(Kind::Login)?,
+            failures: days_of(Kind::LoginFailed)?,
+            today,
+        })
+    }
+
+    /// The chart of them.
+    pub fn chart(self, lang: Lang) -> Chart {
+        let text = |key: &str| lang.text(key).into_owned();
+        let days = self.today - DAYS_DRAWN + 1..=self.today;
+        let column = |day| Column::of_day(Timestamp::from_millis(day * DAY_MILLIS), lang);
+        let series = |name, tone, values| Series {
+            name: text(name),
+            tone,
+            values,
+        };
+        Chart {
+            title: text("activity.chart.title"),
+            shape: Shape::Bars,
+            axis: text("activity.chart.day"),
+            columns: days.map(column).collect(),
+            series: vec![
+                series("activity.chart.logins", Tone::Main, self.logins),
+                series("activity.chart.failures", Tone::Bad, self.failures),
+            ],
+            unit: "",
+        }
+    }
+}
