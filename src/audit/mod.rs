@@ -18,6 +18,7 @@ pub enum Kind {
     /// A rotated refresh or remember token came back: taken for theft.
     RefreshReused,
     PasswordChanged,
+    ProfileChanged,
     UserCreated,
     UserDisabled,
     UserEnabled,
@@ -33,6 +34,7 @@ impl Kind {
             Self::RememberRestored => "remember_restored",
             Self::RefreshReused => "refresh_reused",
             Self::PasswordChanged => "password_changed",
+            Self::ProfileChanged => "profile_changed",
             Self::UserCreated => "user_created",
             Self::UserDisabled => "user_disabled",
             Self::UserEnabled => "user_enabled",

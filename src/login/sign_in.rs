@@ -49,6 +49,29 @@ impl Turnstile {
     }
 }
 
+/// Whether that is the present password of somebody who is known already, by their session or
+/// token. A wrong one counts as a failed login.
+///
+/// # Errors
+/// As [`authenticate`].
+pub async fn confirm(
+    app: &App,
+    user_id: &str,
+    password: &str,
+    client: &Client,
+) -> Result<User, AppError> {
+    let id = user_id.to_owned();
+    // By id: the name that a session or a token knows may be somebody else's by now.
+    let user = app.db.read(move |conn| account::by_id(conn, &id)).await?;
+    let username = user.map(|user| user.username).unwrap_or_default();
+    let confirmed = authenticate(app, &username, password, client).await?;
+    if confirmed.id == user_id {
+        Ok(confirmed)
+    } else {
+        Err(Code::InvalidCredentials.into())
+    }
+}
+
 /// Whose name and password these are.
 ///
 /// # Errors
@@ -114,6 +137,14 @@ async fn record_failure(app: &App, user: &User, client: &Client) -> Result<(), A
     Ok(())
 }
 
+/// An address as limits know it: an IPv6 customer has a whole /64.
+pub fn network(ip: &str) -> String {
+    match ip.parse() {
+        Ok(std::net::IpAddr::V6(ip)) => format!("{:x}", u128::from(ip) >> 64),
+        _ => ip.to_owned(),
+    }
+}
+
 /// Failures lately, of this account from this address, and from this address at all.
 struct Counters {
     account: String,
@@ -122,11 +153,7 @@ struct Counters {
 
 impl Counters {
     fn of(app: &App, name: &str, client: &Client) -> Self {
-        // An IPv6 customer has a whole /64.
-        let address = match client.ip.parse() {
-            Ok(std::net::IpAddr::V6(ip)) => format!("{:x}", u128::from(ip) >> 64),
-            _ => client.ip.clone(),
-        };
+        let address = network(&client.ip);
         let account = format!("{} {address}", name.trim().to_lowercase());
         let account = BASE64_URL_SAFE_NO_PAD.encode(app.secrets.session_id_hash(&account));
         Self {

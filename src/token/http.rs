@@ -1,7 +1,7 @@
 //! `/api/v1/auth/…`: logging in, refreshing and logging out by API.
 
 use actix_web::cookie::{Cookie, SameSite, time};
-use actix_web::http::header::HeaderName;
+use actix_web::http::header::{HeaderName, HeaderValue};
 use actix_web::{HttpRequest, HttpResponse, web};
 use serde::Deserialize;
 use serde_json::json;
@@ -12,7 +12,7 @@ use crate::caller::Presented;
 use crate::clock::Timestamp;
 use crate::error::{AppError, Code, FieldErrors};
 use crate::login::rotation::{self, Purpose, Rotation, Rules, TokenId};
-use crate::login::{self, Cause, Kind, Login, sign_in};
+use crate::login::{self, Cause, Login, sign_in};
 use crate::token::jwt::Claims;
 use crate::web::answer::Outgoing;
 use crate::web::input::{self, Check, Json};
@@ -23,7 +23,7 @@ const REFRESH_COOKIE: &str = "refresh_token";
 /// How a client wants to hold its refresh token.
 #[derive(Clone, Copy, Default, PartialEq, Deserialize)]
 #[serde(rename_all = "lowercase")]
-enum Delivery {
+pub enum Delivery {
     #[default]
     Body,
     Cookie,
@@ -65,44 +65,64 @@ pub async fn token(
     let name = asked.username.or(asked.email).unwrap_or_default();
     let user = sign_in::authenticate(&app, &name, &asked.password, &client).await?;
     let now = app.clock.now();
-    let clocks = &app.config.clocks;
-    let (login_lifetime, refresh_lifetime) = (clocks.login_lifetime, clocks.refresh_token);
-    let person = user.clone();
-    let begun = app.db.write(move |conn| {
-        let begun = login::begin(conn, &person, Kind::Api, &client, login_lifetime, now)?;
-        let Some(login) = begun else {
-            return Ok(None);
-        };
-        let (refresh, until) =
-            rotation::begin(conn, &login, Purpose::Refresh, refresh_lifetime, now)?;
-        Ok(Some((login, refresh, until)))
-    });
-    let (login, refresh, until) = begun.await?.ok_or(Code::InvalidCredentials)?;
-    let pair = Pair::issue(&app, user, &login, refresh, until, now)?;
-    Ok(deliver(
-        &req,
-        &app,
-        &pair,
-        asked.refresh_token_delivery,
-        "Logged in.",
-        now,
-    ))
+    let (person, clocks) = (user.clone(), app.config.clocks.clone());
+    let begun = app
+        .db
+        .write(move |conn| super::begin(conn, &person, &client, &clocks, now));
+    let begun = begun.await?.ok_or(Code::InvalidCredentials)?;
+    let pair = Pair::first(&app, user, begun, now)?;
+    let data = deliver(&req, &app, &pair, asked.refresh_token_delivery, now);
+    Ok(success("Logged in.", data))
 }
 
-fn deliver(
+/// The `data` of an answer that hands a pair over; the refresh token by cookie where a client wants
+/// it so.
+pub fn deliver(
     req: &HttpRequest,
     app: &App,
     pair: &Pair,
     delivery: Delivery,
-    message: &str,
     now: Timestamp,
-) -> HttpResponse {
+) -> serde_json::Value {
     if delivery == Delivery::Cookie {
-        let left = i64::try_from(now.until(pair.refresh_expires_at).as_secs()).unwrap_or(0);
-        let cookie = refresh_cookie(app, pair.refresh_token.expose().to_owned());
-        Outgoing::set_cookie(req, cookie.max_age(time::Duration::seconds(left)).finish());
+        set_refresh_cookie(req, app, pair, now);
     }
-    success(message, pair.to_json(delivery == Delivery::Body, now))
+    pair.to_json(delivery == Delivery::Body, now)
+}
+
+/// Sends a new pair along with an answer that is about something else: in the headers, or the
+/// refresh token by cookie where the client holds it so.
+///
+/// # Errors
+/// When a token is no header, which cannot be.
+pub fn send_along(
+    req: &HttpRequest,
+    app: &App,
+    pair: &Pair,
+    now: Timestamp,
+) -> Result<(), AppError> {
+    let header = |text: &str| {
+        let value = HeaderValue::from_str(text);
+        value.map_err(|error| AppError::Internal(error.to_string()))
+    };
+    let access = header(&pair.access_token)?;
+    let by_cookie =
+        req.cookie(REFRESH_COOKIE).is_some() && origin::refuse_foreign(req, app).is_ok();
+    if by_cookie {
+        set_refresh_cookie(req, app, pair, now);
+    } else {
+        let refresh = header(pair.refresh_token.expose())?;
+        Outgoing::set_header(req, "x-new-refresh-token", refresh);
+    }
+    Outgoing::set_header(req, "x-new-access-token", access);
+    Outgoing::set_header(req, "x-token-refreshed", HeaderValue::from_static("true"));
+    Ok(())
+}
+
+fn set_refresh_cookie(req: &HttpRequest, app: &App, pair: &Pair, now: Timestamp) {
+    let left = i64::try_from(now.until(pair.refresh_expires_at).as_secs()).unwrap_or(0);
+    let cookie = refresh_cookie(app, pair.refresh_token.expose().to_owned());
+    Outgoing::set_cookie(req, cookie.max_age(time::Duration::seconds(left)).finish());
 }
 
 fn refresh_cookie(app: &App, value: String) -> actix_web::cookie::CookieBuilder<'static> {
@@ -169,7 +189,8 @@ pub async fn refresh(
     match rotation {
         Rotation::Fresh(next) | Rotation::Newest(next) | Rotation::Sibling(next) => {
             let pair = Pair::after(&app, next, now)?;
-            Ok(deliver(&req, &app, &pair, delivery, "Refreshed.", now))
+            let data = deliver(&req, &app, &pair, delivery, now);
+            Ok(success("Refreshed.", data))
         }
         Rotation::Reused(login) => {
             tracing::warn!(
@@ -222,7 +243,7 @@ pub async fn logout(
     cookie.make_removal();
     Outgoing::set_cookie(&req, cookie);
     let mut answer = success("Logged out.", json!(null));
-    let clear = actix_web::http::header::HeaderValue::from_static("\"cache\", \"storage\"");
+    let clear = HeaderValue::from_static("\"cache\", \"storage\"");
     answer
         .headers_mut()
         .insert(HeaderName::from_static("clear-site-data"), clear);

@@ -3,6 +3,7 @@
 
 pub mod answer;
 pub mod assets;
+pub mod flash;
 pub mod https;
 pub mod input;
 pub mod origin;
