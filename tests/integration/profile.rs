@@ -9,6 +9,7 @@ use reqwest::Method;
 use serde_json::{Value, json};
 
 use crate::actors::{Answer, Browser};
+use crate::chromium::{Chromium, Setup, serve};
 use crate::harness::{Backend, TestApp};
 
 const NEW: &str = "velvet otters paint the harbour";
@@ -95,7 +96,7 @@ async fn the_notice_is_told_once() {
     ada.plant("gapura_notice", "password_changed.<b>7</b>");
     let page = ada.open(PROFILE).await.expect(200);
     assert!(
-        !page.body.contains("role=\"status\""),
+        !page.body.contains("class=\"note\""),
         "not one of our sentences"
     );
 }
@@ -150,8 +151,8 @@ async fn telling_the_sessions_of_a_person_brings_none_back() {
         ada.post(PROFILE, &profile("Ada", "en", "auto"))
             .await
             .expect(303);
-        assert_eq!(copy.open("/dashboard").await.status, 303);
         assert_eq!(copy.poll().await.status, 419);
+        assert_eq!(copy.open("/dashboard").await.status, 303);
     }
 }
 
@@ -179,6 +180,7 @@ async fn the_language_switch_of_a_signed_in_page_lasts_in_every_browser() {
         );
         error.expect(422);
         // So does the login page afterwards.
+        ada.open("/dashboard").await.expect(200);
         ada.log_out().await.expect(303);
         let page = ada.open("/login").await.expect(200);
         assert!(page.body.contains("<html lang=\"id\""));
@@ -481,4 +483,83 @@ async fn the_meter_says_what_the_server_will_say() {
             .expect(429);
         assert!(!answer.header("retry-after").is_empty());
     }
+}
+
+#[actix_web::test]
+async fn a_person_sees_how_strong_a_password_is_while_typing() {
+    let app = serve(&[("GAPURA_REGISTRATION", "open")]).await;
+    let ada = Chromium::open(&app).await;
+    let says = |words: &str| {
+        format!("document.querySelector('.strength-text').textContent.includes('{words}')")
+    };
+    let meter = "document.querySelector('[role=meter]')";
+    ada.go("/register").await;
+    assert_eq!(ada.evaluate(&format!("{meter}.hidden")).await, true);
+    ada.write("#username", "wombatquorum77").await;
+    for (typed, told, score) in [
+        ("short", "Characters still missing: 7", "0"),
+        ("wombatquorum77", "too easy to guess", "0"),
+        (NEW, "very hard to guess", "4"),
+    ] {
+        ada.write("#password", typed).await;
+        ada.until(&says(told)).await;
+        assert_eq!(
+            ada.evaluate(&format!("{meter}.ariaValueNow")).await,
+            score,
+            "{typed}"
+        );
+    }
+    ada.log_in("ada").await;
+    ada.go("/dashboard/password").await;
+    ada.write("#password", "password1234").await;
+    ada.until(&says("too easy to guess")).await;
+    ada.write("#current_password", TestApp::PASSWORD).await;
+    ada.write("#password", NEW).await;
+    ada.write("#password_confirmation", NEW).await;
+    ada.click("main button[type=submit]").await;
+    ada.arrive(PROFILE).await;
+    assert!(
+        ada.text("main [role=status]")
+            .await
+            .contains("Your password is changed")
+    );
+    ada.close().await;
+}
+
+#[actix_web::test]
+async fn a_profile_is_saved_without_javascript() {
+    let app = serve(&[("GAPURA_REGISTRATION", "open")]).await;
+    let setup = Setup {
+        javascript: false,
+        ..Setup::default()
+    };
+    let grace = Chromium::open_as(&app, setup).await;
+    grace.go("/register").await;
+    for (field, text) in [
+        ("#name", "Grace Hopper"),
+        ("#username", "grace"),
+        ("#email", "grace@example.org"),
+        ("#password", NEW),
+    ] {
+        grace.write(field, text).await;
+    }
+    grace.click("main button[type=submit]").await;
+    grace.arrive("/dashboard").await;
+    grace.go(PROFILE).await;
+    grace.write("#name", "Rear Admiral Hopper").await;
+    grace.click("#theme-dark").await;
+    grace.click("main button[type=submit]").await;
+    grace.arrive(PROFILE).await;
+    assert_eq!(
+        grace.text("main [role=status]").await,
+        "Your profile is saved."
+    );
+    let dark = grace
+        .evaluate("getComputedStyle(document.body).backgroundColor")
+        .await;
+    assert_eq!(dark, "rgb(14, 20, 17)");
+    grace.click(".language button[value=id]").await;
+    grace.arrive(PROFILE).await;
+    assert_eq!(grace.text("h1").await, "Profil");
+    grace.close().await;
 }
