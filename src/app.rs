@@ -31,7 +31,9 @@ use crate::token::jwt::{self, Jwt};
 use crate::token::personal::{self, memory::Memory};
 use crate::vault::{AppKeys, Secrets};
 use crate::web::assets;
-use crate::{activity, dashboard, devices, forward_auth, health, profile, session, token};
+use crate::{
+    activity, dashboard, devices, forward_auth, health, profile, registration, session, token,
+};
 
 /// What every handler may reach.
 pub struct App {
@@ -190,7 +192,13 @@ fn api(config: &mut ServiceConfig) {
         .service(at("/v1/auth/logout-all", [(Method::POST, to(token::http::logout_all))]))
         .service(at("/v1/auth/logout", [(Method::POST, to(token::http::logout))]))
         .service(at("/v1/auth/token-status", [(Method::GET, to(token::http::token_status))]))
-        .service(at("/v1/me", [(Method::GET, to(profile::http::me))]))
+        .service(at("/password-strength", [(Method::POST, to(profile::strength::strength))]))
+        .service(at("/v1/auth/register", [(Method::POST, to(registration::http::register))]))
+        .service(at("/v1/me", [
+            (Method::GET, to(profile::http::me)),
+            (Method::PATCH, to(profile::http::patch_me)),
+        ]))
+        .service(at("/v1/me/password", [(Method::PUT, to(profile::http::put_password))]))
         .service(at("/v1/sessions", [(Method::GET, to(devices::http::list))]))
         .service(at("/v1/sessions/{id}", [(Method::DELETE, to(devices::http::delete))]))
         .service(at("/v1/tokens", [
@@ -209,7 +217,16 @@ fn pages(config: &mut ServiceConfig) {
             (Method::GET, to(session::http::login_page)),
             (Method::POST, to(session::http::log_in)),
         ]))
+        .service(at("/register", [
+            (Method::GET, to(registration::http::page)),
+            (Method::POST, to(registration::http::sign_up)),
+        ]))
         .service(at("/logout", [(Method::POST, to(session::http::log_out))]))
+        .service(at("/dashboard/profile", [
+            (Method::GET, to(profile::http::profile_page)),
+            (Method::POST, to(profile::http::save_profile)),
+        ]))
+        .service(at("/dashboard/language", [(Method::POST, to(profile::http::choose_language))]))
         .service(at("/dashboard/password", [
             (Method::GET, to(profile::http::password_page)),
             (Method::POST, to(profile::http::set_password)),

@@ -69,6 +69,7 @@ pub const SETTINGS: &[Setting] = &[
     setting("GAPURA_ADMIN_USERNAME", "admin", "the first administrator, made while there are no users"),
     setting("GAPURA_ADMIN_EMAIL", "admin@localhost", "their address"),
     setting("GAPURA_ADMIN_PASSWORD", "generated and printed once", "their password"),
+    setting("GAPURA_REGISTRATION", "closed", "`open` shows a sign-up page and opens its API"),
     setting("GAPURA_SESSION_IDLE_TIMEOUT", "20h", "a browser session ends this long after the person's last activity"),
     setting("GAPURA_SESSION_LIFETIME", "24h", "a browser login ends this long after the password, whatever happens"),
     setting("GAPURA_REMEMBER_LIFETIME", "12h", "how long after the login \"Remember me\" opens a new session"),
@@ -196,6 +197,8 @@ pub struct Config {
     /// Decoded; empty: one is generated into the data dir.
     pub app_keys: Vec<Secret<Vec<u8>>>,
     pub first_admin: FirstAdmin,
+    /// Whether strangers may make an account for themselves.
+    pub registration_open: bool,
     pub clocks: Clocks,
     pub jwt_algorithm: JwtAlgorithm,
     pub jwt_audience: Option<String>,
@@ -444,6 +447,11 @@ impl Raw {
                 .unwrap_or_else(|| "admin@localhost".to_owned()),
             password: self.text("GAPURA_ADMIN_PASSWORD", true).map(Secret::new),
         };
+        let registration_open = self.value("GAPURA_REGISTRATION", false, |text| match text {
+            "open" => Ok(true),
+            "closed" => Ok(false),
+            _ => Err(format!("must be `open` or `closed`, not `{text}`")),
+        });
         let clocks = Clocks {
             session_idle_timeout: self.duration("GAPURA_SESSION_IDLE_TIMEOUT"),
             session_lifetime: self.duration("GAPURA_SESSION_LIFETIME"),
@@ -498,6 +506,7 @@ impl Raw {
             workers,
             app_keys,
             first_admin,
+            registration_open,
             clocks,
             shown: Vec::new(),
         };

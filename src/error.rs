@@ -10,7 +10,7 @@ use actix_web::http::StatusCode;
 use actix_web::{HttpResponse, ResponseError};
 use serde_json::json;
 
-use crate::db::DbError;
+use crate::db::{DbError, is_unique_violation};
 use crate::i18n::Lang;
 use crate::keystore::KeystoreUnavailable;
 
@@ -165,8 +165,14 @@ pub enum AppError {
     SessionOver(Reason),
     /// A page other than the one where a generated password is changed.
     PasswordMustChange,
-    /// 403 `reauthentication_required` on a page: the page that asks for the password.
-    PasswordAsked(String),
+    /// The page that asks for the password in between: 403 `reauthentication_required`, or 429 where
+    /// that was tried too often.
+    PasswordAsked {
+        html: String,
+        retry_after: Option<Duration>,
+    },
+    /// 409, naming the fields whose value somebody has already.
+    Taken(FieldErrors),
     /// 403 `insufficient_scope`: the personal token lacks this scope.
     ScopeMissing(&'static str),
     /// 422, naming the fields.
@@ -186,7 +192,12 @@ impl AppError {
             Self::Problem(code) => *code,
             Self::SessionOver(_) => Code::SessionExpired,
             Self::PasswordMustChange => Code::Forbidden,
-            Self::PasswordAsked(_) => Code::ReauthenticationRequired,
+            Self::PasswordAsked {
+                retry_after: Some(_),
+                ..
+            } => Code::RateLimited,
+            Self::PasswordAsked { .. } => Code::ReauthenticationRequired,
+            Self::Taken(_) => Code::Conflict,
             Self::ScopeMissing(_) => Code::InsufficientScope,
             Self::Invalid(_) => Code::ValidationFailed,
             Self::RateLimited { .. } => Code::RateLimited,
@@ -199,7 +210,11 @@ impl AppError {
     pub fn retry_after(&self) -> Option<u64> {
         match self {
             // Rounded up: who comes back then is let in.
-            Self::RateLimited { retry_after } => {
+            Self::RateLimited { retry_after }
+            | Self::PasswordAsked {
+                retry_after: Some(retry_after),
+                ..
+            } => {
                 let seconds = retry_after.as_millis().div_ceil(1000).max(1);
                 Some(u64::try_from(seconds).unwrap_or(u64::MAX))
             }
@@ -247,7 +262,7 @@ impl AppError {
         });
         match self {
             Self::SessionOver(reason) => problem["reason"] = json!(reason.name()),
-            Self::Invalid(errors) => problem["errors"] = json!(errors.0),
+            Self::Invalid(errors) | Self::Taken(errors) => problem["errors"] = json!(errors.0),
             _ => {}
         }
         problem
@@ -281,6 +296,7 @@ impl From<DbError> for AppError {
     fn from(error: DbError) -> Self {
         match error {
             DbError::Unavailable(_) => Self::Unavailable(error.to_string()),
+            DbError::Query(ref query) if is_unique_violation(query) => Code::Conflict.into(),
             DbError::Query(_) => Self::Internal(error.to_string()),
         }
     }

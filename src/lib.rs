@@ -23,6 +23,7 @@ pub mod keys;
 pub mod keystore;
 pub mod login;
 pub mod profile;
+pub mod registration;
 pub mod session;
 pub mod token;
 pub mod vault;

@@ -4,10 +4,11 @@ pub mod password;
 mod store;
 
 pub use self::store::{
-    all, by_id, by_login_name, clear_failures, count, count_failure, insert, set_disabled,
-    set_own_password, set_password_hash,
+    Changes, all, by_id, by_login_name, clear_failures, count, count_failure, insert, set_disabled,
+    set_own_password, set_password_hash, set_profile,
 };
 use crate::clock::Timestamp;
+use crate::i18n::Lang;
 use crate::id;
 use diesel::prelude::*;
 use unicode_normalization::UnicodeNormalization;
@@ -37,7 +38,7 @@ impl Role {
 }
 
 /// A person.
-#[derive(Clone, Debug, Queryable, Selectable, Insertable)]
+#[derive(Clone, Debug, PartialEq, Queryable, Selectable, Insertable)]
 #[diesel(table_name = crate::db::schema::users)]
 pub struct User {
     /// UUIDv7.
@@ -141,6 +142,32 @@ pub fn display_name(text: &str) -> Result<String, &'static str> {
         return Err("A name has no control characters and none that change the direction of text.");
     }
     Ok(text)
+}
+
+/// Checks the tag of a language that somebody chose; nothing is the browser's choice.
+///
+/// # Errors
+/// A sentence that says what is wrong.
+pub fn locale(tag: Option<&str>) -> Result<Option<String>, &'static str> {
+    let spoken = |tag: &&str| Lang::from_tag(tag).is_some_and(|lang| lang.code() == *tag);
+    match tag {
+        Some(tag) => match Some(tag).filter(spoken) {
+            Some(tag) => Ok(Some(tag.to_owned())),
+            None => Err("This is `en` or `id`, or null for the browser's choice."),
+        },
+        None => Ok(None),
+    }
+}
+
+/// Checks the name of a theme.
+///
+/// # Errors
+/// A sentence that says what is wrong.
+pub fn theme(name: &str) -> Result<String, &'static str> {
+    match name {
+        "auto" | "light" | "dark" => Ok(name.to_owned()),
+        _ => Err("This is `auto`, `light` or `dark`."),
+    }
 }
 
 /// Control characters, and those that reorder or hide text (Unicode Technical Report 36).

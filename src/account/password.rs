@@ -50,23 +50,42 @@ impl Weakness {
     }
 }
 
+/// What there is to say of a new password.
+pub struct Judgement {
+    /// zxcvbn's, from 0 to 4; 0 for one that it was not asked about.
+    pub score: u8,
+    pub weakness: Option<Weakness>,
+}
+
+/// Judges a new password, knowing the person's own names.
+pub fn judge(password: &Secret<String>, own_names: &[&str], least: usize) -> Judgement {
+    let refused = |weakness| Judgement {
+        score: 0,
+        weakness: Some(weakness),
+    };
+    let length = password.expose().chars().count();
+    if length < least {
+        return refused(Weakness::TooShort(least));
+    }
+    if length > MAX_LENGTH {
+        return refused(Weakness::TooLong);
+    }
+    let score = zxcvbn::zxcvbn(password.expose(), own_names).score();
+    Judgement {
+        score: score.into(),
+        weakness: (score < LEAST_SCORE).then_some(Weakness::Guessable),
+    }
+}
+
 /// Whether a new password is good enough, knowing the person's own names.
 ///
 /// # Errors
 /// What is wrong with it.
 pub fn check(password: &Secret<String>, own_names: &[&str], least: usize) -> Result<(), Weakness> {
-    let length = password.expose().chars().count();
-    if length < least {
-        return Err(Weakness::TooShort(least));
+    match judge(password, own_names, least).weakness {
+        Some(weakness) => Err(weakness),
+        None => Ok(()),
     }
-    if length > MAX_LENGTH {
-        return Err(Weakness::TooLong);
-    }
-    let estimate = zxcvbn::zxcvbn(password.expose(), own_names);
-    if estimate.score() < LEAST_SCORE {
-        return Err(Weakness::Guessable);
-    }
-    Ok(())
 }
 
 /// What came of a password.

@@ -79,6 +79,24 @@ pub fn set_own_password(
     Ok(true)
 }
 
+/// What is to change of a profile; `None` stays as it is.
+#[derive(Clone, Debug, Default, PartialEq, Eq, AsChangeset)]
+#[diesel(table_name = users)]
+pub struct Changes {
+    pub name: Option<String>,
+    /// `Some(None)`: the browser's choice from now on.
+    pub locale: Option<Option<String>>,
+    pub theme: Option<String>,
+}
+
+/// Changes a profile, field by field: of two changes to different fields at once, both stay.
+pub fn set_profile(conn: &mut AnyConnection, id: &str, changes: &Changes) -> QueryResult<()> {
+    diesel::update(users::table.find(id))
+        .set(changes)
+        .execute(conn)
+        .map(drop)
+}
+
 /// Disables from a moment on, or enables.
 pub fn set_disabled(conn: &mut AnyConnection, id: &str, at: Option<Timestamp>) -> QueryResult<()> {
     let user = users::table.filter(users::id.eq(id));

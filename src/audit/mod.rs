@@ -48,6 +48,8 @@ kinds! {
     /// A rotated refresh or remember token came back: taken for theft.
     RefreshReused, "refresh_reused", Failures;
     PasswordChanged, "password_changed", Changes;
+    /// `detail` names the fields.
+    ProfileChanged, "profile_changed", Changes;
     UserCreated, "user_created", Changes;
     UserDisabled, "user_disabled", Changes;
     UserEnabled, "user_enabled", Changes;

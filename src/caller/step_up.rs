@@ -20,16 +20,24 @@ use crate::login::{self, sign_in};
 use crate::session::extract::{BrowserSession, FormToken, SessionForm, app_of, begin};
 use crate::web::input::{self, Check, FormFields};
 use crate::web::origin;
-use crate::web::page::Page;
+use crate::web::page::{Page, too_many};
 
 /// How long a password counts as just given.
 const FRESH: Duration = Duration::from_secs(10 * 60);
 /// Where a form carries the password that was asked for in between.
 const FIELD: &str = "current_password";
+/// Where it carries the way back, since the page that asks is its own referrer the second time.
+const BACK: &str = "confirm_back";
 
-/// Whether the password was given lately.
+/// Whether the password was given lately: also by a clock that was set back since.
 fn is_fresh(auth_time: Timestamp, now: Timestamp) -> bool {
-    auth_time + FRESH > now
+    now.since(auth_time) + auth_time.since(now) < FRESH
+}
+
+/// Whether a field is never sent back to the browser: whoever typed it types it again, in the form
+/// that missed it.
+fn is_secret(name: &str) -> bool {
+    name.contains("password") || name.contains("secret")
 }
 
 /// Makes sure that the caller of an API route gave a password lately, now at the latest.
@@ -44,16 +52,9 @@ pub async fn require<P>(
     current_password: Option<&str>,
 ) -> Result<(), AppError> {
     let now = app.clock.now();
-    let (username, login_id, auth_time) = match &caller.credential {
-        Credential::Bearer(bearer) => {
-            let claims = &bearer.claims;
-            let auth_time = Timestamp::from_seconds(claims.auth_time);
-            (&claims.name, &claims.sid, auth_time)
-        }
-        Credential::Session(session) => {
-            let record = &session.record;
-            (&record.username, &record.login_id, record.auth_time())
-        }
+    let auth_time = match &caller.credential {
+        Credential::Bearer(bearer) => Timestamp::from_seconds(bearer.claims.auth_time),
+        Credential::Session(session) => session.record.auth_time(),
         Credential::Personal(_) => return Err(Code::Forbidden.into()),
     };
     let Some(password) = current_password else {
@@ -62,19 +63,17 @@ pub async fn require<P>(
             false => Err(Code::ReauthenticationRequired.into()),
         };
     };
-    confirm(req, app, username, login_id, password)
-        .await
-        .map_err(|error| match error {
-            AppError::Problem(Code::InvalidCredentials) => AppError::Invalid(FieldErrors::one(
-                FIELD,
-                "This is not your present password.",
-            )),
-            error => error,
-        })?;
+    let login_id = caller.login_id().ok_or(Code::Forbidden)?;
+    let confirmed = confirm(req, app, caller.user_id(), login_id, password).await;
+    confirmed.map_err(|error| match error {
+        AppError::Problem(Code::InvalidCredentials) => AppError::Invalid(FieldErrors::one(
+            FIELD,
+            "This is not your present password.",
+        )),
+        error => error,
+    })?;
     if let Credential::Session(session) = &caller.credential {
-        let mut record = session.record.clone();
-        record.set_auth_time(now);
-        begin(req, &record)?;
+        renew(req, app, session, now).await?;
     }
     Ok(())
 }
@@ -83,12 +82,12 @@ pub async fn require<P>(
 async fn confirm(
     req: &HttpRequest,
     app: &App,
-    username: &str,
+    user_id: &str,
     login_id: &str,
     password: &str,
 ) -> Result<(), AppError> {
     let client = origin::client(req, &app.config, None);
-    sign_in::authenticate(app, username, password, &client).await?;
+    sign_in::confirm(app, user_id, password, &client).await?;
     let (login_id, now) = (login_id.to_owned(), app.clock.now());
     app.db
         .write(move |conn| login::set_auth_time(conn, &login_id, now))
@@ -96,8 +95,23 @@ async fn confirm(
     Ok(())
 }
 
+/// The session goes on under a new id, as one that may do more than the one before. Its forms, open
+/// in other tabs, stay good.
+async fn renew(
+    req: &HttpRequest,
+    app: &App,
+    session: &BrowserSession,
+    now: Timestamp,
+) -> Result<(), AppError> {
+    // The session is written after the handler has done its work: an outage is told before that.
+    app.keystore.ping().await?;
+    let mut record = session.record.clone();
+    record.set_auth_time(now);
+    begin(req, &record)
+}
+
 /// A form of a living session whose person gave the password lately. Where it was not, the page asks
-/// for it and then sends the same form again: nothing that was typed is lost.
+/// for it and then sends the same form again: nothing that was typed is lost, except secrets.
 pub struct SteppedUp<T> {
     pub session: BrowserSession,
     pub form: T,
@@ -112,7 +126,7 @@ impl<T: DeserializeOwned + Check + FormToken + 'static> FromRequest for SteppedU
         let (req, app) = (req.clone(), app_of(req));
         Box::pin(async move {
             let SessionForm {
-                mut session,
+                session,
                 form: fields,
             } = sent.await?;
             // What is wrong with the form is told before a password is asked for.
@@ -121,22 +135,31 @@ impl<T: DeserializeOwned + Check + FormToken + 'static> FromRequest for SteppedU
             if is_fresh(session.record.auth_time(), now) {
                 return Ok(Self { session, form });
             }
-            let Some(password) = fields.get(FIELD) else {
-                return Err(ask(&req, &app, &session, &fields, false));
+            let password = fields.get(FIELD).filter(|password| !password.is_empty());
+            let Some(password) = password else {
+                return Err(ask(&req, &app, &session, &fields, &Asking::First));
             };
-            let record = &mut session.record;
-            match confirm(&req, &app, &record.username, &record.login_id, password).await {
-                Ok(()) => {}
-                Err(AppError::Problem(Code::InvalidCredentials)) => {
-                    return Err(ask(&req, &app, &session, &fields, true));
-                }
-                Err(error) => return Err(error),
-            }
-            record.set_auth_time(now);
-            begin(&req, record)?;
-            Ok(Self { session, form })
+            let record = &session.record;
+            let asking =
+                match confirm(&req, &app, &record.user_id, &record.login_id, password).await {
+                    Ok(()) => {
+                        renew(&req, &app, &session, now).await?;
+                        return Ok(Self { session, form });
+                    }
+                    Err(AppError::Problem(Code::InvalidCredentials)) => Asking::Wrong,
+                    Err(AppError::RateLimited { retry_after }) => Asking::TooOften(retry_after),
+                    Err(error) => return Err(error),
+                };
+            Err(ask(&req, &app, &session, &fields, &asking))
         })
     }
+}
+
+/// Why the page asks.
+enum Asking {
+    First,
+    Wrong,
+    TooOften(Duration),
 }
 
 #[derive(Template)]
@@ -146,10 +169,11 @@ struct ConfirmPage<'a> {
     /// What was sent, to be sent again.
     fields: Vec<(&'a str, &'a str)>,
     /// Where it was sent to.
-    action: &'a str,
+    action: String,
     /// Where it came from.
     back: String,
-    wrong: bool,
+    /// What was wrong with the password.
+    wrong: Option<String>,
 }
 
 /// The page that asks for the password, as the error that stops the handler.
@@ -158,19 +182,38 @@ fn ask(
     app: &App,
     session: &BrowserSession,
     fields: &FormFields,
-    wrong: bool,
+    asking: &Asking,
 ) -> AppError {
-    let ours = |name: &str| [FIELD, "csrf_token"].contains(&name);
-    let back = input::path_of_url(origin::header(req, REFERER).unwrap_or_default());
+    let ours = |name: &str| name == "csrf_token" || name == BACK;
+    let referrer = || input::path_of_url(origin::header(req, REFERER).unwrap_or_default());
+    let back = fields.get(BACK).map(str::to_owned).or_else(referrer);
+    let back = origin::local_path(&back.unwrap_or_default()).to_owned();
+    let mut page = Page::signed_in(req, app, session, "", app.clock.now());
+    // Not where the form was sent to: that may be no page.
+    page.path.clone_from(&back);
     let template = ConfirmPage {
-        page: Page::signed_in(req, app, session, "", app.clock.now()),
-        fields: fields.iter().filter(|(name, _)| !ours(name)).collect(),
-        action: req.path(),
-        back: origin::local_path(&back.unwrap_or_default()).to_owned(),
-        wrong,
+        fields: fields
+            .iter()
+            .filter(|(name, _)| !ours(name) && !is_secret(name))
+            .collect(),
+        action: req
+            .uri()
+            .path_and_query()
+            .map_or_else(String::new, ToString::to_string),
+        back,
+        wrong: match asking {
+            Asking::First => None,
+            Asking::Wrong => Some(page.t("password.wrong").into_owned()),
+            Asking::TooOften(retry_after) => Some(too_many(page.language(), *retry_after)),
+        },
+        page,
+    };
+    let retry_after = match asking {
+        Asking::TooOften(retry_after) => Some(*retry_after),
+        _ => None,
     };
     match template.render() {
-        Ok(html) => AppError::PasswordAsked(html),
+        Ok(html) => AppError::PasswordAsked { html, retry_after },
         Err(error) => AppError::Internal(error.to_string()),
     }
 }

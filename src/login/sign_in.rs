@@ -53,6 +53,29 @@ impl Turnstile {
     }
 }
 
+/// Whether that is the present password of somebody who is known already, by their session or
+/// token. A wrong one counts as a failed login.
+///
+/// # Errors
+/// As [`authenticate`].
+pub async fn confirm(
+    app: &App,
+    user_id: &str,
+    password: &str,
+    client: &Client,
+) -> Result<User, AppError> {
+    let id = user_id.to_owned();
+    // By id: the name that a session or a token knows may be somebody else's by now.
+    let user = app.db.read(move |conn| account::by_id(conn, &id)).await?;
+    let username = user.map(|user| user.username).unwrap_or_default();
+    let confirmed = authenticate(app, &username, password, client).await?;
+    if confirmed.id == user_id {
+        Ok(confirmed)
+    } else {
+        Err(Code::InvalidCredentials.into())
+    }
+}
+
 /// Whose name and password these are.
 ///
 /// # Errors
@@ -157,7 +180,7 @@ async fn is_closed(app: &App, user: &User, client: &Client) -> Result<bool, AppE
 }
 
 /// An address as limits know it: an IPv6 customer has a whole /64.
-fn network(ip: &str) -> String {
+pub fn network(ip: &str) -> String {
     match ip.parse() {
         Ok(std::net::IpAddr::V6(ip)) => format!("{:x}", u128::from(ip) >> 64),
         _ => ip.to_owned(),

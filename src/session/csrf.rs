@@ -5,6 +5,7 @@
 
 use actix_web::HttpRequest;
 use actix_web::cookie::{Cookie, SameSite};
+use actix_web::http::header::HeaderName;
 use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 
@@ -50,13 +51,14 @@ pub fn check_session(
     record: &Record,
     form: Option<&str>,
 ) -> Result<(), AppError> {
-    let token = form.filter(|token| !token.is_empty()).or_else(|| {
-        header(
-            req,
-            actix_web::http::header::HeaderName::from_static("x-csrf-token"),
-        )
-    });
-    check(app, &bound_to_session(record), token.unwrap_or_default())
+    let token = form.filter(|token| !token.is_empty());
+    let token = token.unwrap_or_else(|| sent(req));
+    check(app, &bound_to_session(record), token)
+}
+
+/// `X-CSRF-Token`, where a script of ours sends what a form would carry.
+pub fn sent(req: &HttpRequest) -> &str {
+    header(req, HeaderName::from_static("x-csrf-token")).unwrap_or_default()
 }
 
 /// Checks the token of the login form.

@@ -10,15 +10,20 @@ use actix_web::{FromRequest, HttpMessage, HttpRequest, web};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
-use super::{Loaded, Record, TypedSession, activity_key, conclude, csrf, idle_end, remember};
+use super::{
+    Concluded, Loaded, Record, TypedSession, activity_key, conclude, csrf, idle_end, remember,
+};
 use crate::app::App;
 use crate::clock::Timestamp;
 use crate::error::{AppError, Code, FieldErrors};
 use crate::web::input::{Check, Form, FormFields};
 use crate::web::origin;
+use crate::web::page::Appearance;
 
 /// Where a password is changed: the one page open to those who must.
 pub const PASSWORD_PAGE: &str = "/dashboard/password";
+/// What they may do besides: leave, and choose a language they understand.
+const OPEN_BEFORE_CHANGE: [&str; 3] = [PASSWORD_PAGE, "/logout", "/dashboard/language"];
 
 type Extracting<T> = Pin<Box<dyn Future<Output = Result<T, AppError>>>>;
 
@@ -57,9 +62,7 @@ impl FromRequest for BrowserSession {
                 }
                 Err(error) => Err(error),
             }?;
-            if session.record.must_change_password && req.path() != PASSWORD_PAGE {
-                return Err(AppError::PasswordMustChange);
-            }
+            session.refuse_before_change(req.path())?;
             Ok(session)
         })
     }
@@ -70,6 +73,14 @@ impl BrowserSession {
     pub fn idle_until(&self, app: &App) -> Timestamp {
         let idle_end = idle_end(self.last_activity, app.config.clocks.session_idle_timeout);
         idle_end.min(self.record.expires_at())
+    }
+
+    /// A password that was generated or is temporary is changed before anything else.
+    fn refuse_before_change(&self, path: &str) -> Result<(), AppError> {
+        match self.record.must_change_password && !OPEN_BEFORE_CHANGE.contains(&path) {
+            true => Err(AppError::PasswordMustChange),
+            false => Ok(()),
+        }
     }
 
     async fn touch_if_person(
@@ -101,8 +112,8 @@ impl BrowserSession {
             let key = activity_key(&self.record.login_id);
             let raised = app.keystore.raise(&key, at.seconds(), left).await?;
             let Some(in_force) = raised else {
-                let reason = conclude(app, self.record.login_id, None, now).await?;
-                return Err(AppError::SessionOver(reason));
+                let over = conclude(app, self.record.login_id, None, now).await?;
+                return Err(AppError::SessionOver(over.reason));
             };
             self.last_activity = Timestamp::from_seconds(in_force);
             app.persist_activity(&self.record.login_id, self.last_activity);
@@ -160,6 +171,7 @@ impl<T: DeserializeOwned + Check + FormToken + 'static> FromRequest for SessionF
             origin::refuse_foreign(&req, &app)?;
             let Form(form) = form.await?;
             csrf::check_session(&req, &app, &session.record, Some(form.form_token()))?;
+            session.refuse_before_change(req.path())?;
             Ok(Self {
                 session: session.touch_if_person(&req, &app, now).await?,
                 form,
@@ -178,11 +190,15 @@ pub async fn living(
     app: &App,
     now: Timestamp,
 ) -> Result<BrowserSession, AppError> {
-    let session = look(req, app, now).await;
-    if let Err(AppError::SessionOver(_)) = session {
-        TypedSession(req.get_session()).end();
-    }
-    session
+    let found = find(req, app, now).await?;
+    found.map_err(|over| {
+        // An id that was replaced while this request was under way: the browser holds the new one
+        // by the time it has our answer, and must not lose it again.
+        if !over.superseded {
+            TypedSession(req.get_session()).end();
+        }
+        AppError::SessionOver(over.reason)
+    })
 }
 
 /// As [`living`], but leaves the cookie of a session that is over.
@@ -194,6 +210,15 @@ pub async fn look(
     app: &App,
     now: Timestamp,
 ) -> Result<BrowserSession, AppError> {
+    let found = find(req, app, now).await?;
+    found.map_err(|over| AppError::SessionOver(over.reason))
+}
+
+async fn find(
+    req: &HttpRequest,
+    app: &App,
+    now: Timestamp,
+) -> Result<Result<BrowserSession, Concluded>, AppError> {
     let session = TypedSession(req.get_session());
     match session.loaded() {
         None => Err(Code::SessionMissing.into()),
@@ -204,14 +229,9 @@ pub async fn look(
             login_id,
             last_activity,
         }) => {
-            let reason = conclude(
-                app,
-                login_id,
-                last_activity.map(Timestamp::from_seconds),
-                now,
-            )
-            .await?;
-            Err(AppError::SessionOver(reason))
+            let last_activity = last_activity.map(Timestamp::from_seconds);
+            let over = conclude(app, login_id, last_activity, now).await?;
+            Ok(Err(over))
         }
         Some(Loaded::Live {
             mut record,
@@ -219,17 +239,29 @@ pub async fn look(
         }) => {
             if let Some(token) = record.remember_token.take() {
                 remember::note_use(app, &token, now).await?;
-                session
-                    .update(&record)
-                    .map_err(|error| AppError::Internal(error.to_string()))?;
+                update(req, &record)?;
             }
+            req.extensions_mut().insert(Appearance {
+                locale: record.locale.clone(),
+                theme: record.theme.clone(),
+            });
             let last_activity = Timestamp::from_seconds(last_activity);
-            Ok(BrowserSession {
+            Ok(Ok(BrowserSession {
                 record: *record,
                 last_activity,
-            })
+            }))
         }
     }
+}
+
+/// Changes what the request's session knows, under the same id.
+///
+/// # Errors
+/// When the session cannot be written.
+pub fn update(req: &HttpRequest, record: &Record) -> Result<(), AppError> {
+    TypedSession(req.get_session())
+        .update(record)
+        .map_err(|error| AppError::Internal(error.to_string()))
 }
 
 /// Makes this the session of `record`, under a new id.

@@ -5,6 +5,7 @@ use actix_web::cookie::Cookie;
 use actix_web::http::StatusCode;
 use actix_web::{HttpRequest, HttpResponse, web};
 use askama::Template;
+use diesel::QueryResult;
 use serde::{Deserialize, Serialize};
 
 use super::extract::{Confirmation, SessionForm, begin, living, look};
@@ -15,11 +16,12 @@ use crate::audit::Actor;
 use crate::caller::scope::NoToken;
 use crate::caller::{Caller, Credential};
 use crate::clock::Timestamp;
+use crate::db::AnyConnection;
 use crate::error::{AppError, Code, FieldErrors, Reason};
 use crate::login::rotation::{self, Purpose};
 use crate::login::{self, Cause, Client, Kind, sign_in};
 use crate::web::input::{self, Check, Form};
-use crate::web::page::{Page, render};
+use crate::web::page::{Page, render, with_retry_after};
 use crate::web::{origin, see_other, success};
 
 #[derive(Template)]
@@ -96,7 +98,11 @@ pub async fn login_page(req: HttpRequest, app: web::Data<App>) -> Result<HttpRes
                 Err(_) => {}
             }
         }
-        Err(AppError::SessionOver(told)) => reason = reason.or(Some(told)),
+        Err(AppError::SessionOver(told)) => {
+            // Whatever id the browser still comes with by now is not going to be any good.
+            TypedSession(req.get_session()).end();
+            reason = reason.or(Some(told));
+        }
         // Nobody knows who this is right now; the page itself needs nothing to be shown.
         Err(_) => {}
     }
@@ -133,7 +139,7 @@ fn show_login(
         remember_for: page
             .language()
             .duration(app.config.clocks.remember_lifetime),
-        registration_open: false,
+        registration_open: app.config.registration_open,
         page,
     };
     render(
@@ -150,18 +156,9 @@ pub async fn log_in(
 ) -> Result<HttpResponse, AppError> {
     let form = form.0;
     let again = |failure: &str, error: &AppError, form| {
-        let mut page = show_login(
-            &req,
-            &app,
-            form,
-            None,
-            Some((failure, error.code().status())),
-        )?;
-        if let Some(seconds) = error.retry_after() {
-            page.headers_mut()
-                .insert(actix_web::http::header::RETRY_AFTER, seconds.into());
-        }
-        Ok(page)
+        let failure = Some((failure, error.code().status()));
+        let page = show_login(&req, &app, form, None, failure)?;
+        Ok(with_retry_after(page, error))
     };
     let trusted = origin::refuse_foreign(&req, &app)
         .and_then(|()| csrf::check_visitor(&req, &app, &form.csrf_token));
@@ -181,7 +178,10 @@ pub async fn log_in(
         // Asked first, so that an outage is told before anything has happened.
         app.keystore.ping().await?;
         let user = sign_in::authenticate(&app, &form.login, &form.password, &client).await?;
-        open(&req, &app, user, client, !form.remember.is_empty()).await
+        open(&req, &app, user, client, !form.remember.is_empty(), |_| {
+            Ok(())
+        })
+        .await
     };
     match signed_in.await {
         Ok(()) => Ok(see_other(origin::local_path(&form.next))),
@@ -203,13 +203,19 @@ pub async fn log_in(
     }
 }
 
-/// Begins a login in this browser, and ends the one it had.
-async fn open(
+/// Begins a login in this browser, and ends the one it had; `first` is done first, in the same
+/// transaction.
+///
+/// # Errors
+/// 401 when the person has changed since they were read; 503 when it cannot be done now; and those
+/// of `first`.
+pub async fn open(
     req: &HttpRequest,
     app: &App,
     user: User,
     client: Client,
     remember: bool,
+    first: impl FnOnce(&mut AnyConnection) -> QueryResult<()> + Send + 'static,
 ) -> Result<(), AppError> {
     let now = app.clock.now();
     // A dead one is left as it is: what is ended here could not be begun anew in this request.
@@ -220,6 +226,7 @@ async fn open(
     let (lifetime, remember_lifetime) = (clocks.session_lifetime, clocks.remember_lifetime);
     let person = user.clone();
     let begun = app.db.write(move |conn| {
+        first(conn)?;
         let mut ended = Vec::new();
         if let Some(id) = before {
             ended.extend(login::by_id(conn, &id)?);

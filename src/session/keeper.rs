@@ -15,10 +15,17 @@ use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use futures_util::future::join;
 
 use super::{LOADED, Loaded, RECORD, Record, activity_key, idle_end, index_key};
+use crate::account::{self, User};
+use crate::app::App;
 use crate::clock::{Clock, Timestamp};
+use crate::error::AppError;
 use crate::keystore::{Keystore, KeystoreUnavailable};
+use crate::login;
 use crate::login::ended::Ended;
 use crate::vault::{Secrets, random};
+
+/// How often a change of a person is told again because they changed meanwhile.
+const MOST_TELLINGS: usize = 5;
 
 type State = HashMap<String, String>;
 
@@ -78,6 +85,60 @@ impl Keeper {
             last_activity,
         })
     }
+}
+
+/// Lets every living session of a person know what they are called, which language and theme they
+/// chose, and what their role is, from its next request on. A session that ends meanwhile stays ended.
+///
+/// # Errors
+/// When it is not known that all of them know. Telling again does no harm.
+pub async fn retell(app: &App, user_id: &str) -> Result<(), AppError> {
+    let now = app.clock.now();
+    let read = || {
+        let id = user_id.to_owned();
+        app.db.read(move |conn| account::by_id(conn, &id))
+    };
+    let mut told: Option<User> = None;
+    // Once more where the person changed while we were at it: of two who tell at once the slower one
+    // would otherwise leave what it read first.
+    for _ in 0..MOST_TELLINGS {
+        let Some(user) = read().await? else {
+            return Ok(());
+        };
+        if told.as_ref() == Some(&user) {
+            return Ok(());
+        }
+        let id = user_id.to_owned();
+        let logins = app
+            .db
+            .read(move |conn| login::living_of(conn, &id, now))
+            .await?;
+        for login in logins {
+            retell_login(&app.keystore, &login.id, &user, now).await?;
+        }
+        told = Some(user);
+    }
+    Ok(())
+}
+
+async fn retell_login(
+    keystore: &Keystore,
+    login_id: &str,
+    user: &User,
+    now: Timestamp,
+) -> Result<(), AppError> {
+    let [known] = keystore.get([index_key(login_id).as_str()]).await?;
+    for session in known.unwrap_or_default().split_whitespace() {
+        let [state] = keystore.get([session]).await?;
+        let record = state.and_then(|text| serde_json::from_str::<Record>(&text).ok());
+        let Some(mut record) = record else { continue };
+        record.know(user);
+        let text = serde_json::to_string(&record);
+        let text = text.map_err(|error| AppError::Internal(error.to_string()))?;
+        let left = now.until(record.expires_at());
+        keystore.replace(session, &text, left).await?;
+    }
+    Ok(())
 }
 
 /// Deletes every key of a login that has ended.

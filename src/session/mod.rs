@@ -81,6 +81,17 @@ impl Record {
         }
     }
 
+    /// Takes over what is known of the person by now.
+    pub fn know(&mut self, user: &User) {
+        self.username.clone_from(&user.username);
+        self.name.clone_from(&user.name);
+        self.email.clone_from(&user.email);
+        self.role.clone_from(&user.role);
+        self.locale.clone_from(&user.locale);
+        self.theme.clone_from(&user.theme);
+        self.must_change_password = user.must_change_password;
+    }
+
     /// When the password was given.
     pub const fn started_at(&self) -> Timestamp {
         Timestamp::from_millis(self.started_at)
@@ -182,6 +193,13 @@ pub fn activity_after_ping(known: Timestamp, idle_seconds: u64, now: Timestamp) 
     claimed.max(known).min(now.max(known))
 }
 
+/// Why a session is over.
+pub struct Concluded {
+    pub reason: Reason,
+    /// Only this id is over: the login goes on under another.
+    pub superseded: bool,
+}
+
 /// Settles why a session is over, and ends its login in the database if that has not been done: an
 /// idle login stays open only while its remember token is still good.
 ///
@@ -192,37 +210,39 @@ pub async fn conclude(
     login_id: String,
     last_activity: Option<Timestamp>,
     now: Timestamp,
-) -> Result<Reason, AppError> {
+) -> Result<Concluded, AppError> {
     let idle_timeout = app.config.clocks.session_idle_timeout;
     let concluded = app.db.write(move |conn| {
         let Some(login) = login::by_id(conn, &login_id)? else {
-            return Ok((Cause::Lifetime, None));
+            return Ok((Cause::Lifetime, None, false));
         };
         if login.ended_at.is_some() {
             let cause = login.cause_of_end(now).unwrap_or(Cause::Revoked);
-            return Ok((cause, None));
+            return Ok((cause, None, false));
         }
         let idle_end = idle_end(
             last_activity.unwrap_or(login.last_activity_at),
             idle_timeout,
         );
         if last_activity.is_some() && now < idle_end.min(login.expires_at) {
-            // Only this id is over: the login goes on under another.
-            return Ok((Cause::Revoked, None));
+            return Ok((Cause::Revoked, None, true));
         }
         let cause = match login.expires_at <= now && login.expires_at <= idle_end {
             true => Cause::Lifetime,
             false => Cause::Idle,
         };
         if cause == Cause::Idle && rotation::has_live(conn, &login.id, Purpose::Remember, now)? {
-            return Ok((cause, None));
+            return Ok((cause, None, false));
         }
         login::end(conn, &login, cause, None, now)?;
-        Ok((cause, Some(login)))
+        Ok((cause, Some(login), false))
     });
-    let (cause, ended) = concluded.await?;
+    let (cause, ended, superseded) = concluded.await?;
     if let Some(login) = ended {
         app.announce(&login, cause);
     }
-    Ok(cause.reason())
+    Ok(Concluded {
+        reason: cause.reason(),
+        superseded,
+    })
 }

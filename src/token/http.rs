@@ -13,10 +13,10 @@ use crate::caller::{Caller, Presented};
 use crate::clock::Timestamp;
 use crate::error::{AppError, Code, FieldErrors};
 use crate::login::rotation::{self, Purpose, TokenId};
-use crate::login::{self, Cause, Kind, Login, sign_in};
+use crate::login::{self, Cause, Login, sign_in};
 use crate::token::jwt::{Claims, PUBLIC_FOR};
 use crate::token::personal::memory::{self, Known};
-use crate::token::refresh::{self, Carried, Delivery};
+use crate::token::refresh::{self, Carried, Delivery, deliver};
 use crate::web::answer::Outgoing;
 use crate::web::input::{self, Check, Json};
 use crate::web::{origin, success};
@@ -57,35 +57,14 @@ pub async fn token(
     let name = asked.username.or(asked.email).unwrap_or_default();
     let user = sign_in::authenticate(&app, &name, &asked.password, &client).await?;
     let now = app.clock.now();
-    let clocks = &app.config.clocks;
-    let (login_lifetime, refresh_lifetime) = (clocks.login_lifetime, clocks.refresh_token);
-    let person = user.clone();
-    let begun = app.db.write(move |conn| {
-        let begun = login::begin(conn, &person, Kind::Api, &client, login_lifetime, now)?;
-        let Some(login) = begun else {
-            return Ok(None);
-        };
-        let (refresh, until) =
-            rotation::begin(conn, &login, Purpose::Refresh, refresh_lifetime, now)?;
-        Ok(Some((login, refresh, until)))
-    });
-    let (login, refresh, until) = begun.await?.ok_or(Code::InvalidCredentials)?;
-    let pair = Pair::issue(&app, user, &login, refresh, until, now)?;
+    let (person, clocks) = (user.clone(), app.config.clocks.clone());
+    let begun = app
+        .db
+        .write(move |conn| super::begin(conn, &person, &client, &clocks, now));
+    let begun = begun.await?.ok_or(Code::InvalidCredentials)?;
+    let pair = Pair::first(&app, user, begun, now)?;
     let data = deliver(&req, &app, &pair, asked.refresh_token_delivery, now);
     Ok(success("Logged in.", data))
-}
-
-fn deliver(
-    req: &HttpRequest,
-    app: &App,
-    pair: &Pair,
-    delivery: Delivery,
-    now: Timestamp,
-) -> serde_json::Value {
-    if delivery == Delivery::Cookie {
-        Outgoing::set_cookie(req, refresh::cookie(app, pair, now));
-    }
-    pair.to_json(delivery == Delivery::Body, now)
 }
 
 /// A body that may carry a refresh token.

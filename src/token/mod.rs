@@ -8,14 +8,17 @@ pub mod jwt;
 pub mod personal;
 pub mod refresh;
 
+use diesel::QueryResult;
 use serde_json::{Value, json};
 
 use crate::account::User;
 use crate::app::App;
 use crate::clock::Timestamp;
+use crate::config::Clocks;
+use crate::db::AnyConnection;
 use crate::error::AppError;
-use crate::login::Login;
-use crate::login::rotation::{Next, PlainToken, TokenId};
+use crate::login::rotation::{self, Next, PlainToken, Purpose, TokenId};
+use crate::login::{self, Client, Kind, Login};
 
 /// A person as the API shows them beside their tokens.
 pub fn brief(user: &User) -> Value {
@@ -28,6 +31,37 @@ pub fn brief(user: &User) -> Value {
     })
 }
 
+/// A login by API that has just begun.
+pub struct Begun {
+    login: Login,
+    refresh: TokenId,
+    refresh_expires_at: Timestamp,
+}
+
+/// Begins a login by API, with its first refresh token; `None` as [`login::begin`].
+///
+/// # Errors
+/// When the database refuses.
+pub fn begin(
+    conn: &mut AnyConnection,
+    user: &User,
+    client: &Client,
+    clocks: &Clocks,
+    now: Timestamp,
+) -> QueryResult<Option<Begun>> {
+    let begun = login::begin(conn, user, Kind::Api, client, clocks.login_lifetime, now)?;
+    let Some(login) = begun else {
+        return Ok(None);
+    };
+    let (refresh, refresh_expires_at) =
+        rotation::begin(conn, &login, Purpose::Refresh, clocks.refresh_token, now)?;
+    Ok(Some(Begun {
+        login,
+        refresh,
+        refresh_expires_at,
+    }))
+}
+
 /// An access token and the refresh token beside it.
 pub struct Pair {
     access_token: String,
@@ -38,6 +72,19 @@ pub struct Pair {
 }
 
 impl Pair {
+    /// The first pair of a login.
+    ///
+    /// # Errors
+    /// When signing fails.
+    pub fn first(app: &App, user: User, begun: Begun, now: Timestamp) -> Result<Self, AppError> {
+        let Begun {
+            login,
+            refresh,
+            refresh_expires_at,
+        } = begun;
+        Self::issue(app, user, &login, refresh, refresh_expires_at, now)
+    }
+
     /// Signs an access token to go with a refresh token.
     ///
     /// # Errors

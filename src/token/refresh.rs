@@ -10,6 +10,7 @@ use serde::Deserialize;
 use super::Pair;
 use crate::app::App;
 use crate::clock::Timestamp;
+use crate::config::Config;
 use crate::error::{AppError, Code};
 use crate::login::Cause;
 use crate::login::rotation::{self, Purpose, Rotation, Rules, TokenId};
@@ -59,6 +60,15 @@ impl Carried {
     }
 }
 
+/// How a line of refresh tokens is rotated.
+pub fn rules(config: &Config) -> Rules {
+    Rules {
+        grace: config.clocks.refresh_grace,
+        lifetime: Some(config.clocks.refresh_token),
+        limited: config.rate_limits,
+    }
+}
+
 /// Exchanges a refresh token for the pair that comes after it; of the login `of_login` only, where
 /// one is named.
 ///
@@ -73,12 +83,7 @@ pub async fn exchange(
     now: Timestamp,
 ) -> Result<Pair, AppError> {
     let token = TokenId::read(&app.secrets, Purpose::Refresh, text).ok_or(Code::RefreshInvalid)?;
-    let clocks = &app.config.clocks;
-    let rules = Rules {
-        grace: clocks.refresh_grace,
-        lifetime: Some(clocks.refresh_token),
-        limited: app.config.rate_limits,
-    };
+    let rules = rules(&app.config);
     let client = origin::client(req, &app.config, None);
     let of_login = of_login.map(str::to_owned);
     let rotation = app.db.write(move |conn| {
@@ -106,6 +111,21 @@ pub async fn exchange(
         Rotation::Expired => Err(Code::RefreshExpired.into()),
         Rotation::Unknown => Err(Code::RefreshInvalid.into()),
     }
+}
+
+/// The `data` of an answer that hands a pair over; the refresh token by cookie where a client wants
+/// it so.
+pub fn deliver(
+    req: &HttpRequest,
+    app: &App,
+    pair: &Pair,
+    delivery: Delivery,
+    now: Timestamp,
+) -> serde_json::Value {
+    if delivery == Delivery::Cookie {
+        Outgoing::set_cookie(req, cookie(app, pair, now));
+    }
+    pair.to_json(delivery == Delivery::Body, now)
 }
 
 /// Sends a pair along with the answer to a request that asked for something else: all of it or

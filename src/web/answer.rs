@@ -205,7 +205,9 @@ fn told<B: MessageBody + 'static>(
     let mut answer = match dress_of(req.path()) {
         Dress::Problem => problem(&error, id),
         Dress::Page => match (&*error, redirect(&req, &error)) {
-            (AppError::PasswordAsked(html), _) => page::html(html.clone(), StatusCode::FORBIDDEN),
+            (AppError::PasswordAsked { html, .. }, _) => {
+                page::html(html.clone(), error.code().status())
+            }
             (_, Some(location)) => super::see_other(&location),
             _ => page::error_page(Page::new(&req, None, String::new()), &error, id),
         },

@@ -4,6 +4,7 @@
 pub mod answer;
 pub mod assets;
 pub mod chart;
+pub mod flash;
 pub mod https;
 pub mod input;
 pub mod origin;

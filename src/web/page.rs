@@ -4,8 +4,8 @@ use std::borrow::Cow;
 
 use actix_web::cookie::{Cookie, SameSite, time::Duration};
 use actix_web::http::Method;
-use actix_web::http::header::ACCEPT_LANGUAGE;
-use actix_web::{HttpRequest, HttpResponse};
+use actix_web::http::header::{ACCEPT_LANGUAGE, RETRY_AFTER};
+use actix_web::{HttpMessage, HttpRequest, HttpResponse};
 use askama::Template;
 
 use super::answer::Outgoing;
@@ -40,6 +40,13 @@ pub struct Page {
     pub activity: Option<Activity>,
 }
 
+/// How somebody wants pages to be: left with the request once it is known who asks, so that an
+/// error page, which nobody is named on, speaks their language and spares their eyes.
+pub struct Appearance {
+    pub locale: Option<String>,
+    pub theme: String,
+}
+
 /// The session's clocks as a page left open follows them, in milliseconds from the page's making.
 pub struct Activity {
     pub now: String,
@@ -62,9 +69,16 @@ pub struct PageUser {
 impl Page {
     /// A page for this request; `session` when somebody is signed in.
     pub fn new(req: &HttpRequest, session: Option<&Record>, csrf: String) -> Self {
+        let chosen = session.map(|record| (record.locale.clone(), record.theme.clone()));
+        let chosen = chosen.or_else(|| {
+            let extensions = req.extensions();
+            let known = extensions.get::<Appearance>()?;
+            Some((known.locale.clone(), known.theme.clone()))
+        });
+        let (locale, theme) = chosen.unwrap_or_else(|| (None, "auto".to_owned()));
         Self {
-            lang: language(req, session.and_then(|record| record.locale.as_deref())),
-            theme: session.map_or_else(|| "auto".to_owned(), |record| record.theme.clone()),
+            lang: language(req, locale.as_deref()),
+            theme,
             csrf,
             path: req.path().to_owned(),
             here: (*req.method() == Method::GET).then(|| req.uri().to_string()),
@@ -114,6 +128,12 @@ impl Page {
         self.lang
     }
 
+    /// Where a change of language comes back to: this page, and what was asked of it, or its path
+    /// where asking again would change something.
+    pub fn here(&self) -> &str {
+        self.here.as_deref().unwrap_or(&self.path)
+    }
+
     /// The text under `key`.
     pub fn t(&self, key: &str) -> Cow<'static, str> {
         self.lang.text(key)
@@ -147,13 +167,7 @@ pub fn language(req: &HttpRequest, own: Option<&str>) -> Lang {
     let chosen =
         url::form_urlencoded::parse(req.query_string().as_bytes()).find(|(name, _)| name == "lang");
     if let Some(lang) = chosen.and_then(|(_, tag)| Lang::from_tag(&tag)) {
-        let cookie = Cookie::build(LANGUAGE_COOKIE, lang.code())
-            .path("/")
-            .http_only(true)
-            .same_site(SameSite::Lax)
-            .secure(app_of(req).config.is_https())
-            .max_age(Duration::days(365));
-        Outgoing::set_cookie(req, cookie.finish());
+        remember_language(req, Some(lang));
         return lang;
     }
     let cookie = || Lang::from_tag(req.cookie(LANGUAGE_COOKIE)?.value());
@@ -162,6 +176,36 @@ pub fn language(req: &HttpRequest, own: Option<&str>) -> Lang {
         .or_else(cookie)
         .or_else(browser)
         .unwrap_or_default()
+}
+
+/// Remembers a language for pages that do not know who is there; `None`: the browser's choice again.
+pub fn remember_language(req: &HttpRequest, lang: Option<Lang>) {
+    let cookie = Cookie::build(LANGUAGE_COOKIE, lang.map_or("", Lang::code))
+        .path("/")
+        .http_only(true)
+        .same_site(SameSite::Lax)
+        .secure(app_of(req).config.is_https())
+        .max_age(Duration::days(365));
+    let mut cookie = cookie.finish();
+    if lang.is_none() {
+        cookie.make_removal();
+    }
+    Outgoing::set_cookie(req, cookie);
+}
+
+/// "Too many attempts", and when to come back.
+pub fn too_many(lang: Lang, retry_after: std::time::Duration) -> String {
+    let seconds = i64::try_from(retry_after.as_millis().div_ceil(1000)).unwrap_or(i64::MAX);
+    let when = lang.relative(Timestamp::from_seconds(seconds), Timestamp::from_seconds(0));
+    lang.text_with("failure.rate_limited", &[("when", &when)])
+}
+
+/// A page that tells of an error says when to come back, if that is known.
+pub fn with_retry_after(mut page: HttpResponse, error: &AppError) -> HttpResponse {
+    if let Some(seconds) = error.retry_after() {
+        page.headers_mut().insert(RETRY_AFTER, seconds.into());
+    }
+    page
 }
 
 fn initials(name: &str) -> String {

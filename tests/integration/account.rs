@@ -27,7 +27,7 @@ async fn a_changed_password_ends_every_other_login_and_this_one_goes_on_under_a_
         let answer = ada
             .post("/dashboard/password", &change(TestApp::PASSWORD, NEW, NEW))
             .await;
-        answer.expect_redirect("/dashboard");
+        answer.expect_redirect("/dashboard/profile");
         ada.open("/dashboard").await.expect(200);
         assert_eq!(
             before.open("/dashboard").await.status,
@@ -109,9 +109,19 @@ async fn a_generated_password_is_changed_before_anything_else() {
         .await
         .expect_redirect("/dashboard/password");
     eve.open("/dashboard/password").await.expect(200);
+    // No form either, except the way out and the language.
+    eve.post("/dashboard/sessions/revoke-others", &[])
+        .await
+        .expect_redirect("/dashboard/password");
+    eve.post(
+        "/dashboard/language",
+        &[("locale", "id"), ("next", "/dashboard/password")],
+    )
+    .await
+    .expect_redirect("/dashboard/password");
     eve.post("/dashboard/password", &change(TestApp::PASSWORD, NEW, NEW))
         .await
-        .expect_redirect("/dashboard");
+        .expect_redirect("/dashboard/profile");
     eve.open("/dashboard").await.expect(200);
 }
 

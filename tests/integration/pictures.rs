@@ -103,6 +103,93 @@ async fn every_page(language: &'static str, name: &str) {
 }
 
 #[actix_web::test]
+async fn the_pages_of_an_account_in_english() {
+    account_pages("en", "Grace Hopper").await;
+}
+
+#[actix_web::test]
+async fn the_pages_of_an_account_in_indonesian() {
+    account_pages("id", "Ni Luh Made Ayu Kusumawardhani").await;
+}
+
+async fn account_pages(language: &'static str, name: &str) {
+    let app = serve(&[("GAPURA_REGISTRATION", "open")]).await;
+    add_person(&app, name).await;
+    let setup = Setup {
+        languages: language,
+        ..Setup::default()
+    };
+    let ada = Chromium::open_as(&app, setup).await;
+    let gallery = Gallery {
+        browser: &ada,
+        language,
+        axe: axe(),
+    };
+    let judged = "document.querySelector('.strength').dataset.verdict === 'good'";
+    ada.go("/register").await;
+    gallery.hang("register").await;
+    ada.write("#name", name).await;
+    ada.write("#username", "person").await;
+    ada.write("#email", "other@example.org").await;
+    ada.write("#password", "velvet otters paint the harbour")
+        .await;
+    ada.until(judged).await;
+    gallery.hang("register-filled").await;
+    ada.click("main button[type=submit]").await;
+    ada.until("document.querySelector('.bad') !== null").await;
+    gallery.hang("register-taken").await;
+
+    ada.log_in("person").await;
+    ada.go("/dashboard/profile").await;
+    gallery.hang("profile").await;
+    ada.click("main button[type=submit]").await;
+    ada.until("document.querySelector('main [role=status]') !== null")
+        .await;
+    gallery.hang("profile-saved").await;
+    ada.go("/dashboard/password").await;
+    gallery.hang("password").await;
+    ada.write("#password", "password1234").await;
+    ada.until("document.querySelector('.strength').dataset.verdict === 'bad'")
+        .await;
+    gallery.hang("password-weak").await;
+    ada.write("#current_password", "not it at all").await;
+    ada.write("#password_confirmation", "password1234").await;
+    ada.click("main button[type=submit]").await;
+    ada.until("document.querySelector('.bad') !== null").await;
+    gallery.hang("password-wrong").await;
+    ada.close().await;
+}
+
+#[actix_web::test]
+async fn the_page_that_asks_for_the_password() {
+    let app = serve(&[]).await;
+    let ada = Chromium::open(&app).await;
+    let gallery = Gallery {
+        browser: &ada,
+        language: "en",
+        axe: axe(),
+    };
+    ada.log_in("ada").await;
+    app.advance(Duration::from_secs(11 * 60));
+    let send = "(() => {
+        const form = document.querySelector(\"form[action='/logout']\");
+        form.action = '/dashboard/tokens';
+        form.insertAdjacentHTML('beforeend', '<input name=\"name\" value=\"backup\">');
+        form.submit();
+        return true;
+    })()";
+    ada.evaluate(send).await;
+    ada.until("document.querySelector('#current_password') !== null")
+        .await;
+    gallery.hang("confirm").await;
+    ada.write("#current_password", "not it at all").await;
+    ada.click("main button[type=submit]").await;
+    ada.until("document.querySelector('.bad') !== null").await;
+    gallery.hang("confirm-wrong").await;
+    ada.close().await;
+}
+
+#[actix_web::test]
 async fn a_short_session_has_its_clocks_drawn_too() {
     let settings = [
         ("GAPURA_SESSION_LIFETIME", "90s"),

@@ -231,6 +231,31 @@ pub fn begin(
     Ok((token, expires_at))
 }
 
+/// Moves the line of a living login on, although nobody presented its token: for new ids where the
+/// person is known by other means. By the rules, a client that never gets the new token goes on with
+/// the old one, and one that gets and uses it leaves a stolen copy of the old one worthless. `None`:
+/// the login has no live token. The caller holds the login's row.
+///
+/// # Errors
+/// When the database refuses.
+pub fn advance(
+    conn: &mut AnyConnection,
+    login: &Login,
+    purpose: Purpose,
+    rules: Rules,
+    now: Timestamp,
+) -> QueryResult<Option<(TokenId, Timestamp)>> {
+    let Some(live) = store::latest_live(conn, &login.id, purpose, now)? else {
+        return Ok(None);
+    };
+    let successor = store::give_successor(conn, &live, login, rules, now)?;
+    let token = TokenId {
+        purpose,
+        id: successor.id_bytes(),
+    };
+    Ok(Some((token, successor.expires_at)))
+}
+
 /// Presents a token: one transaction, in which theft also ends the login.
 ///
 /// # Errors

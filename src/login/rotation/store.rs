@@ -208,15 +208,28 @@ pub fn has_live(
     purpose: Purpose,
     now: Timestamp,
 ) -> QueryResult<bool> {
-    let live: Option<Vec<u8>> = rotating_tokens::table
+    Ok(latest_live(conn, login_id, purpose, now)?.is_some())
+}
+
+/// The token of a login that would still be taken; of siblings, the one given last.
+pub fn latest_live(
+    conn: &mut AnyConnection,
+    login_id: &str,
+    purpose: Purpose,
+    now: Timestamp,
+) -> QueryResult<Option<Token>> {
+    rotating_tokens::table
         .filter(rotating_tokens::login_id.eq(login_id))
         .filter(rotating_tokens::purpose.eq(purpose.name()))
         .filter(rotating_tokens::superseded_at.is_null())
         .filter(rotating_tokens::expires_at.gt(now))
-        .select(rotating_tokens::id)
+        .order((
+            rotating_tokens::counter.desc(),
+            rotating_tokens::issued_at.desc(),
+        ))
+        .select(Token::as_select())
         .first(conn)
-        .optional()?;
-    Ok(live.is_some())
+        .optional()
 }
 
 /// Forgets every token of that purpose that a login has.
