@@ -100,6 +100,30 @@ impl Lang {
         self.text_with(&key, &[("count", &number.to_string())])
     }
 
+    /// A number as the language writes it, with two decimals at most: "1,234.5", "1.234,5".
+    pub fn number(self, value: f64) -> String {
+        let (thousands, point) = match self {
+            Self::English => (',', "."),
+            Self::Indonesian => ('.', ","),
+        };
+        let plain = format!("{value:.2}");
+        let plain = plain.trim_end_matches('0').trim_end_matches('.');
+        let (whole, rest) = plain.split_once('.').unwrap_or((plain, ""));
+        let mut text = String::new();
+        for (at, digit) in whole.chars().enumerate() {
+            let left = whole.len() - at;
+            if left % 3 == 0 && text.ends_with(|last: char| last.is_ascii_digit()) {
+                text.push(thousands);
+            }
+            text.push(digit);
+        }
+        if !rest.is_empty() {
+            text.push_str(point);
+            text.push_str(rest);
+        }
+        text
+    }
+
     /// The exact moment: "21 November 2026, 05:06:07 UTC".
     pub fn exact(self, at: Timestamp) -> String {
         let at = at.date_time();
@@ -117,5 +141,25 @@ fn largest_unit(seconds: u64) -> (&'static str, u64) {
         90..=5399 => ("minute", (seconds + 30) / 60),
         5400..=129_599 => ("hour", (seconds + 1800) / 3600),
         _ => ("day", (seconds + 43_200) / 86_400),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Lang;
+
+    #[test]
+    fn numbers_are_written_as_the_language_writes_them() {
+        for (value, english, indonesian) in [
+            (0.0, "0", "0"),
+            (7.0, "7", "7"),
+            (100.0, "100", "100"),
+            (-100.0, "-100", "-100"),
+            (1234.5, "1,234.5", "1.234,5"),
+            (1_234_567.0, "1,234,567", "1.234.567"),
+        ] {
+            assert_eq!(Lang::English.number(value), english);
+            assert_eq!(Lang::Indonesian.number(value), indonesian);
+        }
     }
 }

@@ -1,8 +1,9 @@
 //! What every request and every answer has in common: who asks from where ([`origin`]), bodies that
-//! are read within limits ([`input`]), the answer's dress ([`answer`]), pages and static files.
+//! are read within limits ([`input`]), the answer's dress ([`answer`]), pages, charts and static files.
 
 pub mod answer;
 pub mod assets;
+pub mod chart;
 pub mod https;
 pub mod input;
 pub mod origin;
