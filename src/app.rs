@@ -17,6 +17,7 @@ use crate::account::password::Hasher;
 use crate::clock::{Clock, Timestamp};
 use crate::config::Config;
 use crate::db::Db;
+use crate::figures::Figures;
 use crate::keys;
 use crate::keystore::Keystore;
 use crate::login::ended::{self, Ended};
@@ -27,7 +28,7 @@ use crate::session::keeper::Keeper;
 use crate::token::jwt::Jwt;
 use crate::vault::{AppKeys, Secrets};
 use crate::web::assets;
-use crate::{dashboard, devices, health, profile, session, token};
+use crate::{admin, dashboard, devices, health, profile, session, token};
 
 /// What every handler may reach.
 pub struct App {
@@ -40,6 +41,7 @@ pub struct App {
     pub hasher: Hasher,
     pub turnstile: Turnstile,
     pub ended: Arc<Ended>,
+    pub figures: Figures,
     draining: AtomicBool,
 }
 
@@ -77,6 +79,7 @@ impl App {
             db,
             keystore,
             ended,
+            figures: Figures::default(),
             draining: AtomicBool::new(false),
         })
     }
@@ -155,6 +158,14 @@ fn api(config: &mut ServiceConfig) {
         .service(at("/v1/auth/logout", [(Method::POST, to(token::http::logout))]))
         .service(at("/v1/auth/token-status", [(Method::GET, to(token::http::token_status))]))
         .service(at("/v1/me", [(Method::GET, to(profile::http::me))]))
+        .service(at("/v1/users", [
+            (Method::GET, to(admin::api::list)),
+            (Method::POST, to(admin::api::post)),
+        ]))
+        .service(at("/v1/users/{id}", [
+            (Method::GET, to(admin::api::get)),
+            (Method::PATCH, to(admin::api::patch)),
+        ]))
         .service(at("/v1/sessions", [(Method::GET, to(devices::http::list))]))
         .service(at("/v1/sessions/{id}", [(Method::DELETE, to(devices::http::delete))]));
 }
@@ -175,7 +186,17 @@ fn pages(config: &mut ServiceConfig) {
         .service(at("/dashboard/sessions", [(Method::GET, to(devices::http::page))]))
         .service(at("/dashboard/sessions/revoke-others", [(Method::POST, to(devices::http::revoke_others))]))
         .service(at("/dashboard/sessions/{id}/revoke", [(Method::POST, to(devices::http::revoke))]))
-        .service(at("/dashboard", [(Method::GET, to(dashboard::http::overview))]));
+        .service(at("/dashboard", [(Method::GET, to(dashboard::http::overview))]))
+        .service(at("/admin", [(Method::GET, to(admin::http::overview))]))
+        .service(at("/admin/users", [(Method::GET, to(admin::http::people))]))
+        .service(at("/admin/users/new", [
+            (Method::GET, to(admin::http::new_page)),
+            (Method::POST, to(admin::http::add)),
+        ]))
+        .service(at("/admin/users/{id}", [
+            (Method::GET, to(admin::http::one)),
+            (Method::POST, to(admin::http::act)),
+        ]));
 }
 
 /// The methods of one path; HEAD wherever there is GET. Another method is 405 and told which would

@@ -169,6 +169,8 @@ pub enum AppError {
     PasswordAsked(String),
     /// 422, naming the fields.
     Invalid(FieldErrors),
+    /// 409, naming the fields that are taken, or what stands against it.
+    Conflict(FieldErrors),
     /// 429.
     RateLimited { retry_after: Duration },
     /// 503: database or keystore cannot be asked right now. Never logs anybody out.
@@ -186,6 +188,7 @@ impl AppError {
             Self::PasswordMustChange => Code::Forbidden,
             Self::PasswordAsked(_) => Code::ReauthenticationRequired,
             Self::Invalid(_) => Code::ValidationFailed,
+            Self::Conflict(_) => Code::Conflict,
             Self::RateLimited { .. } => Code::RateLimited,
             Self::Unavailable(_) => Code::Unavailable,
             Self::Internal(_) => Code::Internal,
@@ -229,7 +232,7 @@ impl AppError {
         });
         match self {
             Self::SessionOver(reason) => problem["reason"] = json!(reason.name()),
-            Self::Invalid(errors) => problem["errors"] = json!(errors.0),
+            Self::Invalid(errors) | Self::Conflict(errors) => problem["errors"] = json!(errors.0),
             _ => {}
         }
         problem

@@ -4,6 +4,7 @@
 rust_i18n::i18n!("src/locales", fallback = "en");
 
 pub mod account;
+pub mod admin;
 pub mod app;
 pub mod audit;
 pub mod caller;
@@ -14,6 +15,7 @@ pub mod dashboard;
 pub mod db;
 pub mod devices;
 pub mod error;
+pub mod figures;
 pub mod health;
 pub mod i18n;
 pub mod id;

@@ -21,6 +21,14 @@ pub enum Kind {
     UserCreated,
     UserDisabled,
     UserEnabled,
+    /// By an administrator: the username, address or name, as the detail says.
+    UserChanged,
+    /// By an administrator, to the role that the detail names.
+    RoleChanged,
+    /// By an administrator, to a password that has to be changed.
+    PasswordReset,
+    /// By an administrator: one login of the person, or all.
+    LoginsEnded,
 }
 
 impl Kind {
@@ -36,6 +44,10 @@ impl Kind {
             Self::UserCreated => "user_created",
             Self::UserDisabled => "user_disabled",
             Self::UserEnabled => "user_enabled",
+            Self::UserChanged => "user_changed",
+            Self::RoleChanged => "role_changed",
+            Self::PasswordReset => "password_reset",
+            Self::LoginsEnded => "logins_ended",
         }
     }
 }
@@ -79,7 +91,7 @@ impl Event {
         }
     }
 
-    /// Done by the person themselves, from this device.
+    /// Done by somebody, from this device.
     pub fn by(self, actor_id: &str, client: &crate::login::Client) -> Self {
         Self {
             actor_id: Some(actor_id.to_owned()),

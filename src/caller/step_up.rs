@@ -109,32 +109,44 @@ impl<T: DeserializeOwned + Check + FormToken + 'static> FromRequest for SteppedU
     fn from_request(req: &HttpRequest, payload: &mut Payload) -> Self::Future {
         let sent = SessionForm::<FormFields>::from_request(req, payload);
         let (req, app) = (req.clone(), app_of(req));
-        Box::pin(async move {
-            let SessionForm {
-                mut session,
-                form: fields,
-            } = sent.await?;
-            // What is wrong with the form is told before a password is asked for.
-            let form = fields.parse()?;
-            let now = app.clock.now();
-            if is_fresh(session.record.auth_time(), now) {
-                return Ok(Self { session, form });
+        Box::pin(async move { Self::of(&req, &app, sent.await?).await })
+    }
+}
+
+impl<T: DeserializeOwned + Check> SteppedUp<T> {
+    /// From the fields that a living session sent.
+    ///
+    /// # Errors
+    /// 422 for the form, 403 with the page that asks for the password.
+    pub async fn of(
+        req: &HttpRequest,
+        app: &App,
+        sent: SessionForm<FormFields>,
+    ) -> Result<Self, AppError> {
+        let SessionForm {
+            mut session,
+            form: fields,
+        } = sent;
+        // What is wrong with the form is told before a password is asked for.
+        let form = fields.parse()?;
+        let now = app.clock.now();
+        if is_fresh(session.record.auth_time(), now) {
+            return Ok(Self { session, form });
+        }
+        let Some(password) = fields.get(FIELD) else {
+            return Err(ask(req, app, &session, &fields, false));
+        };
+        let record = &mut session.record;
+        match confirm(req, app, &record.username, &record.login_id, password).await {
+            Ok(()) => {}
+            Err(AppError::Problem(Code::InvalidCredentials)) => {
+                return Err(ask(req, app, &session, &fields, true));
             }
-            let Some(password) = fields.get(FIELD) else {
-                return Err(ask(&req, &app, &session, &fields, false));
-            };
-            let record = &mut session.record;
-            match confirm(&req, &app, &record.username, &record.login_id, password).await {
-                Ok(()) => {}
-                Err(AppError::Problem(Code::InvalidCredentials)) => {
-                    return Err(ask(&req, &app, &session, &fields, true));
-                }
-                Err(error) => return Err(error),
-            }
-            record.set_auth_time(now);
-            begin(&req, record)?;
-            Ok(Self { session, form })
-        })
+            Err(error) => return Err(error),
+        }
+        record.set_auth_time(now);
+        begin(req, record)?;
+        Ok(Self { session, form })
     }
 }
 

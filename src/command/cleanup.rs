@@ -7,6 +7,7 @@ use crate::audit;
 use crate::clock::{Clock, SystemClock, Timestamp};
 use crate::config::Config;
 use crate::db::{Db, DbError};
+use crate::figures;
 use crate::login;
 
 /// How long a login is kept after its hard end: a token of it that comes back is still recognised,
@@ -26,7 +27,7 @@ pub async fn run(config: &Config) -> Result<(), String> {
     Ok(())
 }
 
-/// Deletes what has expired: logins with their tokens, and audit events.
+/// Deletes what has expired: logins with their tokens, audit events and figures.
 pub async fn sweep(db: &Db, config: &Config, now: Timestamp) -> Result<(usize, usize), DbError> {
     let mut logins = 0;
     loop {
@@ -40,7 +41,10 @@ pub async fn sweep(db: &Db, config: &Config, now: Timestamp) -> Result<(usize, u
     }
     let oldest = now - config.audit_retention;
     let events = db
-        .write(move |conn| audit::delete_before(conn, oldest))
+        .write(move |conn| {
+            figures::delete_before(conn, figures::day_of(oldest))?;
+            audit::delete_before(conn, oldest)
+        })
         .await?;
     Ok((logins, events))
 }

@@ -38,7 +38,7 @@ enum Command {
         #[arg(long)]
         reference: bool,
     },
-    /// People: add, list, change a password, disable, enable
+    /// People: add, list, change a password or a role, disable, enable
     #[command(subcommand)]
     User(user::Command),
     /// Deletes what has expired; the server also does this by itself

@@ -85,7 +85,7 @@ pub async fn overview(
 }
 
 /// A device's name, kept as "Chrome on Linux", in the page's language.
-fn device(page: &Page, name: &str) -> String {
+pub fn device(page: &Page, name: &str) -> String {
     match name.split_once(" on ") {
         Some((browser, system)) => page.language().text_with(
             "device.browser_on",
@@ -96,13 +96,15 @@ fn device(page: &Page, name: &str) -> String {
     }
 }
 
-fn is_alarming(event: &Event) -> bool {
+/// Something that the person had better look at.
+pub fn is_alarming(event: &Event) -> bool {
     let alarming = [audit::Kind::LoginFailed, audit::Kind::RefreshReused];
     alarming.iter().any(|kind| kind.name() == event.kind)
         || event.cause.as_deref() == Some(Cause::Theft.name())
 }
 
-fn sentence(page: &Page, event: &Event) -> String {
+/// What happened, in the page's language.
+pub fn sentence(page: &Page, event: &Event) -> String {
     let text = page.t(&format!("event.{}", event.kind)).into_owned();
     match &event.cause {
         Some(cause) if cause == Cause::LoggedOut.name() => page.t("event.logout").into_owned(),

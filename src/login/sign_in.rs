@@ -14,6 +14,7 @@ use crate::account::{self, User};
 use crate::app::App;
 use crate::audit::{self, Event, Kind};
 use crate::error::{AppError, Code};
+use crate::figures::Figure;
 
 /// Failures within [`WINDOW`] after which an account is closed to an address.
 const FAILURES_PER_ACCOUNT_AND_ADDRESS: u64 = 5;
@@ -70,8 +71,9 @@ pub async fn authenticate(
         let (Some(mut user), Verdict::Right | Verdict::RightRehash(_)) = (user.clone(), &verdict)
         else {
             counters.count_failure(app).await;
-            if let Some(user) = user {
-                record_failure(app, &user, client).await?;
+            match user {
+                Some(user) => record_failure(app, &user, client).await?,
+                None => app.figures.count(Figure::LoginUnknown),
             }
             return Err(Code::InvalidCredentials.into());
         };

@@ -11,6 +11,7 @@ use crate::app::App;
 use crate::caller::Presented;
 use crate::clock::Timestamp;
 use crate::error::{AppError, Code, FieldErrors};
+use crate::figures::Figure;
 use crate::login::rotation::{self, Purpose, Rotation, Rules, TokenId};
 use crate::login::{self, Cause, Kind, Login, sign_in};
 use crate::token::jwt::Claims;
@@ -153,8 +154,10 @@ pub async fn refresh(
     payload: web::Payload,
 ) -> Result<HttpResponse, AppError> {
     let (token, delivery) = presented(&req, &app, payload).await?;
-    let token =
-        TokenId::read(&app.secrets, Purpose::Refresh, &token).ok_or(Code::RefreshInvalid)?;
+    let token = TokenId::read(&app.secrets, Purpose::Refresh, &token).ok_or_else(|| {
+        app.figures.count(Figure::RefreshInvalid);
+        Code::RefreshInvalid
+    })?;
     let now = app.clock.now();
     let clocks = &app.config.clocks;
     let rules = Rules {
@@ -166,6 +169,7 @@ pub async fn refresh(
         .db
         .write(move |conn| rotation::rotate(conn, token, rules, &client, now))
         .await?;
+    super::count(&app.figures, &rotation);
     match rotation {
         Rotation::Fresh(next) | Rotation::Newest(next) | Rotation::Sibling(next) => {
             let pair = Pair::after(&app, next, now)?;

@@ -10,8 +10,9 @@ use crate::account::User;
 use crate::app::App;
 use crate::clock::Timestamp;
 use crate::error::AppError;
+use crate::figures::{Figure, Figures};
 use crate::login::Login;
-use crate::login::rotation::{Next, PlainToken, TokenId};
+use crate::login::rotation::{Next, PlainToken, Rotation, TokenId};
 
 /// A person as the API shows them beside their tokens.
 pub fn brief(user: &User) -> Value {
@@ -87,5 +88,20 @@ impl Pair {
             data["refresh_token"] = json!(self.refresh_token.expose());
         }
         data
+    }
+}
+
+/// Counts what came of presenting a refresh token, for the administrator's figures.
+pub fn count(figures: &Figures, rotation: &Rotation) {
+    match rotation {
+        Rotation::Fresh(next) => {
+            figures.count(Figure::Refreshed);
+            let age = i64::try_from(next.presented_age.as_millis()).unwrap_or(0);
+            figures.add(Figure::RefreshAge, age);
+        }
+        Rotation::Newest(_) | Rotation::Sibling(_) => figures.count(Figure::RefreshRepeated),
+        Rotation::Reused(_) => figures.count(Figure::RefreshReused),
+        Rotation::Expired => figures.count(Figure::RefreshExpired),
+        Rotation::Unknown => figures.count(Figure::RefreshInvalid),
     }
 }
