@@ -200,7 +200,7 @@ pub async fn post(
     body: Json<UserBody>,
 ) -> Result<HttpResponse, AppError> {
     let (asking, asked) = (asking.caller, body.0);
-    let is_personal_token = asking.login_id().is_none();
+    let is_personal_token = asking.is_personal_token();
     if !may_touch(is_personal_token, None, &asked) {
         return Err(Code::Forbidden.into());
     }
@@ -254,7 +254,7 @@ pub async fn patch(
 ) -> Result<HttpResponse, AppError> {
     let (asking, asked) = (asking.caller, body.0);
     let user = person(&app, &id).await?;
-    let is_personal_token = asking.login_id().is_none();
+    let is_personal_token = asking.is_personal_token();
     if !may_touch(is_personal_token, Some(&user), &asked) {
         return Err(Code::Forbidden.into());
     }
@@ -364,4 +364,44 @@ fn taken(taken: Taken) -> AppError {
 fn sentence(refusal: Refusal) -> String {
     let key = format!("admin.refused.{}", refusal.name());
     Lang::English.text(&key).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn asked(body: serde_json::Value) -> UserBody {
+        serde_json::from_value(body).expect("a body")
+    }
+
+    fn somebody(role: Role) -> User {
+        let text = str::to_owned;
+        let now = Timestamp::from_seconds(0);
+        User::new(text("ada"), text("a@b"), text("Ada"), role, text(""), now)
+    }
+
+    #[test]
+    fn a_personal_token_touches_no_role_no_password_no_address_and_no_administrator() {
+        use serde_json::json;
+        let (user, admin) = (somebody(Role::User), somebody(Role::Admin));
+        for (person, body, may) in [
+            (None, json!({"username": "eve"}), true),
+            (None, json!({"role": "user", "password": "x"}), true),
+            (None, json!({"role": "admin"}), false),
+            (Some(&user), json!({"name": "Eve"}), true),
+            (Some(&user), json!({"username": "eve"}), true),
+            (Some(&user), json!({"disabled": true}), true),
+            (Some(&user), json!({"disabled": false}), true),
+            (Some(&user), json!({"role": "user"}), false),
+            (Some(&user), json!({"role": "admin"}), false),
+            (Some(&user), json!({"email": "e@example.org"}), false),
+            (Some(&user), json!({"password": "x"}), false),
+            (Some(&admin), json!({"name": "Eve"}), false),
+            (Some(&admin), json!({"disabled": true}), false),
+        ] {
+            let asked = asked(body.clone());
+            assert_eq!(may_touch(true, person, &asked), may, "{body}");
+            assert!(may_touch(false, person, &asked), "{body}");
+        }
+    }
 }

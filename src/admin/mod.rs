@@ -279,7 +279,7 @@ pub async fn announce(app: &App, done: &Done) {
     for login in &done.ended {
         app.announce(login, done.cause);
     }
-    // MERGE: if done.is_renamed { session::keeper::retell(app, &done.user).await }
+    // MERGE: where done.is_renamed, session::keeper::retell(app, &done.user.id).await, its error logged.
 }
 
 /// A unique violation, as what it is about.

@@ -57,6 +57,14 @@ impl<P> Caller<P> {
         }
     }
 
+    /// Whether nobody signed in for it: a personal token may do less than its person.
+    pub const fn is_personal_token(&self) -> bool {
+        !matches!(
+            self.credential,
+            Credential::Bearer(_) | Credential::Session(_)
+        )
+    }
+
     /// `X-Auth-Method`: which credential it was.
     const fn method(&self) -> &'static str {
         match &self.credential {

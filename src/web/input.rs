@@ -38,6 +38,7 @@ pub struct Query<T>(pub T);
 
 /// The fields of a form as they were sent, before they are given a type.
 #[derive(Deserialize)]
+#[serde(transparent)]
 pub struct FormFields(Vec<(String, String)>);
 
 impl Check for FormFields {

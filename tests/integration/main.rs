@@ -7,6 +7,7 @@
 
 mod account;
 mod actors;
+mod admin;
 mod browser;
 mod chromium;
 mod faults;
