@@ -41,7 +41,7 @@ pub struct Changes {
 
 /// What came of it.
 pub enum Outcome {
-    Done(Done),
+    Done(Box<Done>),
     /// There is no such person, or they have no such login.
     Unknown,
     Refused(Refusal),
@@ -170,12 +170,12 @@ pub fn change(
         true => login::end_all_of(conn, id, cause, None, now)?,
         false => Vec::new(),
     };
-    Ok(Outcome::Done(Done {
+    Ok(Outcome::Done(Box::new(Done {
         is_renamed: is_renamed || role.is_some(),
         user,
         ended,
         cause,
-    }))
+    })))
 }
 
 /// What would be called otherwise than before.
@@ -265,12 +265,12 @@ pub fn end_logins(
             }
         }
     };
-    Ok(Outcome::Done(Done {
+    Ok(Outcome::Done(Box::new(Done {
         user,
         ended,
         cause: Cause::Revoked,
         is_renamed: false,
-    }))
+    })))
 }
 
 /// Makes known what has been done: logins that ended, and to the person's sessions what they are
