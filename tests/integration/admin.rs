@@ -6,7 +6,7 @@ use futures_util::future::join;
 use gapura::account::{self, Role, User};
 use gapura::admin::{self, Actor, Changes, Outcome, Refusal, overview};
 use gapura::audit::{self, Event};
-use gapura::login::Client;
+use gapura::login::{self, Client};
 use reqwest::Method;
 use serde_json::{Value, json};
 
@@ -227,6 +227,25 @@ async fn a_new_role_holds_at_once_and_a_lost_one_ends_every_login() {
             .map(|event| event.detail.as_deref().unwrap())
             .collect();
         assert_eq!(roles, ["user", "admin"]);
+    }
+}
+
+#[actix_web::test]
+async fn a_login_under_way_while_the_role_is_taken_away_does_not_begin() {
+    for backend in Backend::ALL {
+        let app = TestApp::start(backend).await;
+        // As they were when their password was checked.
+        let checked = user(&app, "root").await;
+        let (id, now) = (checked.id.clone(), app.now());
+        let begun = app.app.db.write(move |conn| {
+            account::set_role(conn, &id, Role::User)?;
+            let client = Client {
+                device: String::new(),
+                ip: String::new(),
+            };
+            login::begin(conn, &checked, login::Kind::Api, &client, MINUTE, now)
+        });
+        assert!(begun.await.unwrap().is_none(), "its token would say admin");
     }
 }
 
