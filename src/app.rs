@@ -19,6 +19,7 @@ use crate::caller::PERSONAL_TOKEN_HEADERS;
 use crate::clock::{Clock, Timestamp};
 use crate::config::Config;
 use crate::db::Db;
+use crate::figures::Figures;
 use crate::keys;
 use crate::keystore::Keystore;
 use crate::login::ended::{self, Ended};
@@ -32,7 +33,8 @@ use crate::token::personal::{self, memory::Memory};
 use crate::vault::{AppKeys, Secrets};
 use crate::web::assets;
 use crate::{
-    activity, dashboard, devices, forward_auth, health, profile, registration, session, token,
+    activity, admin, dashboard, devices, forward_auth, health, profile, registration, session,
+    token,
 };
 
 /// What every handler may reach.
@@ -47,6 +49,7 @@ pub struct App {
     pub turnstile: Turnstile,
     pub ended: Arc<Ended>,
     pub personal_tokens: Memory,
+    pub figures: Figures,
     draining: AtomicBool,
 }
 
@@ -95,6 +98,7 @@ impl App {
             keystore,
             ended,
             personal_tokens: Memory::default(),
+            figures: Figures::default(),
             draining: AtomicBool::new(false),
         })
     }
@@ -199,6 +203,14 @@ fn api(config: &mut ServiceConfig) {
             (Method::PATCH, to(profile::http::patch_me)),
         ]))
         .service(at("/v1/me/password", [(Method::PUT, to(profile::http::put_password))]))
+        .service(at("/v1/users", [
+            (Method::GET, to(admin::api::list)),
+            (Method::POST, to(admin::api::post)),
+        ]))
+        .service(at("/v1/users/{id}", [
+            (Method::GET, to(admin::api::get)),
+            (Method::PATCH, to(admin::api::patch)),
+        ]))
         .service(at("/v1/sessions", [(Method::GET, to(devices::http::list))]))
         .service(at("/v1/sessions/{id}", [(Method::DELETE, to(devices::http::delete))]))
         .service(at("/v1/tokens", [
@@ -242,7 +254,17 @@ fn pages(config: &mut ServiceConfig) {
         .service(at("/dashboard/activity", [(Method::GET, to(activity::http::page))]))
         .service(at("/dashboard/activity.csv", [(Method::GET, to(activity::http::csv))]))
         .service(at("/dashboard/activity.json", [(Method::GET, to(activity::http::json))]))
-        .service(at("/dashboard", [(Method::GET, to(dashboard::http::overview))]));
+        .service(at("/dashboard", [(Method::GET, to(dashboard::http::overview))]))
+        .service(at("/admin", [(Method::GET, to(admin::http::overview))]))
+        .service(at("/admin/users", [(Method::GET, to(admin::http::people))]))
+        .service(at("/admin/users/new", [
+            (Method::GET, to(admin::http::new_page)),
+            (Method::POST, to(admin::http::add)),
+        ]))
+        .service(at("/admin/users/{id}", [
+            (Method::GET, to(admin::http::one)),
+            (Method::POST, to(admin::http::act)),
+        ]));
 }
 
 /// The methods of one path; HEAD wherever there is GET. Another method is 405 and told which would

@@ -171,12 +171,12 @@ pub enum AppError {
         html: String,
         retry_after: Option<Duration>,
     },
-    /// 409, naming the fields whose value somebody has already.
-    Taken(FieldErrors),
     /// 403 `insufficient_scope`: the personal token lacks this scope.
     ScopeMissing(&'static str),
     /// 422, naming the fields.
     Invalid(FieldErrors),
+    /// 409, naming the fields that are taken, or what stands against it.
+    Conflict(FieldErrors),
     /// 429.
     RateLimited { retry_after: Duration },
     /// 503: database or keystore cannot be asked right now. Never logs anybody out.
@@ -197,9 +197,9 @@ impl AppError {
                 ..
             } => Code::RateLimited,
             Self::PasswordAsked { .. } => Code::ReauthenticationRequired,
-            Self::Taken(_) => Code::Conflict,
             Self::ScopeMissing(_) => Code::InsufficientScope,
             Self::Invalid(_) => Code::ValidationFailed,
+            Self::Conflict(_) => Code::Conflict,
             Self::RateLimited { .. } => Code::RateLimited,
             Self::Unavailable(_) => Code::Unavailable,
             Self::Internal(_) => Code::Internal,
@@ -262,7 +262,7 @@ impl AppError {
         });
         match self {
             Self::SessionOver(reason) => problem["reason"] = json!(reason.name()),
-            Self::Invalid(errors) | Self::Taken(errors) => problem["errors"] = json!(errors.0),
+            Self::Invalid(errors) | Self::Conflict(errors) => problem["errors"] = json!(errors.0),
             _ => {}
         }
         problem

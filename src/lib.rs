@@ -5,6 +5,7 @@ rust_i18n::i18n!("src/locales", fallback = "en");
 
 pub mod account;
 pub mod activity;
+pub mod admin;
 pub mod app;
 pub mod audit;
 pub mod caller;
@@ -15,6 +16,7 @@ pub mod dashboard;
 pub mod db;
 pub mod devices;
 pub mod error;
+pub mod figures;
 pub mod forward_auth;
 pub mod health;
 pub mod i18n;

@@ -4,17 +4,20 @@ pub mod password;
 mod store;
 
 pub use self::store::{
-    Changes, all, by_id, by_login_name, clear_failures, count, count_failure, insert, set_disabled,
-    set_own_password, set_password_hash, set_profile,
+    Changes, all, by_id, by_login_name, clear_failures, count, count_failure, has_other_admin,
+    insert, set_disabled, set_names, set_own_password, set_password_hash, set_profile, set_role,
+    set_temporary_password,
 };
 use crate::clock::Timestamp;
 use crate::i18n::Lang;
 use crate::id;
 use diesel::prelude::*;
+use serde::Deserialize;
 use unicode_normalization::UnicodeNormalization;
 
 /// What somebody may do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Role {
     User,
     Admin,

@@ -1,6 +1,6 @@
 use diesel::prelude::*;
 
-use super::User;
+use super::{Role, User};
 use crate::clock::Timestamp;
 use crate::db::AnyConnection;
 use crate::db::schema::users;
@@ -95,6 +95,50 @@ pub fn set_profile(conn: &mut AnyConnection, id: &str, changes: &Changes) -> Que
         .set(changes)
         .execute(conn)
         .map(drop)
+}
+
+/// Sets a password that somebody else knows too: it has to be changed before anything else.
+pub fn set_temporary_password(conn: &mut AnyConnection, id: &str, hash: &str) -> QueryResult<()> {
+    diesel::update(users::table.find(id))
+        .set((
+            users::password_hash.eq(hash),
+            users::must_change_password.eq(true),
+        ))
+        .execute(conn)
+        .map(drop)
+}
+
+/// Sets what somebody is called; a taken username or address is a unique violation.
+pub fn set_names(conn: &mut AnyConnection, user: &User) -> QueryResult<()> {
+    diesel::update(users::table.find(&user.id))
+        .set((
+            users::username.eq(&user.username),
+            users::email.eq(&user.email),
+            users::email_verified.eq(user.email_verified),
+            users::name.eq(&user.name),
+        ))
+        .execute(conn)
+        .map(drop)
+}
+
+/// Sets a role.
+pub fn set_role(conn: &mut AnyConnection, id: &str, role: Role) -> QueryResult<()> {
+    diesel::update(users::table.find(id))
+        .set(users::role.eq(role.name()))
+        .execute(conn)
+        .map(drop)
+}
+
+/// Whether there is an administrator besides `id` who is let in.
+pub fn has_other_admin(conn: &mut AnyConnection, id: &str) -> QueryResult<bool> {
+    let other: Option<String> = users::table
+        .filter(users::role.eq(Role::Admin.name()))
+        .filter(users::disabled_at.is_null())
+        .filter(users::id.ne(id))
+        .select(users::id)
+        .first(conn)
+        .optional()?;
+    Ok(other.is_some())
 }
 
 /// Disables from a moment on, or enables.

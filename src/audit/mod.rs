@@ -60,6 +60,12 @@ kinds! {
     AccessTokenRevoked, "access_token_revoked", Tokens;
     SigningKeyMade, "signing_key_made", Changes;
     SigningKeyRevoked, "signing_key_revoked", Changes;
+    /// By an administrator: the username, address or name, as the detail says.
+    UserChanged, "user_changed", Changes;
+    /// By an administrator, to the role that the detail names.
+    RoleChanged, "role_changed", Changes;
+    /// By an administrator, to a password that has to be changed.
+    PasswordReset, "password_reset", Changes;
 }
 
 impl Kind {

@@ -13,8 +13,8 @@ use super::step_up::SteppedUp;
 use crate::account::{self, Role, User};
 use crate::app::App;
 use crate::error::{AppError, Code};
-use crate::session::extract::{BrowserSession, FormToken, app_of};
-use crate::web::input::Check;
+use crate::session::extract::{BrowserSession, FormToken, SessionForm, app_of};
+use crate::web::input::{Check, FormFields};
 
 type Extracting<T> = Pin<Box<dyn Future<Output = Result<T, AppError>>>>;
 
@@ -88,11 +88,16 @@ impl<T: DeserializeOwned + Check + FormToken + 'static> FromRequest for AdminFor
     type Future = Extracting<Self>;
 
     fn from_request(req: &HttpRequest, payload: &mut Payload) -> Self::Future {
-        let sent = SteppedUp::<T>::from_request(req, payload);
-        let app = app_of(req);
+        let sent = SessionForm::<FormFields>::from_request(req, payload);
+        let (req, app) = (req.clone(), app_of(req));
         Box::pin(async move {
-            let SteppedUp { session, form } = sent.await?;
-            let admin = insist(&app, &session.record.user_id).await?;
+            let sent = sent.await?;
+            // Before a password is asked for: it would not help.
+            let admin = insist(&app, &sent.session.record.user_id).await?;
+            if admin.must_change_password {
+                return Err(AppError::PasswordMustChange);
+            }
+            let SteppedUp { session, form } = SteppedUp::of(&req, &app, sent).await?;
             Ok(Self {
                 session,
                 admin,

@@ -67,6 +67,14 @@ impl<P> Caller<P> {
         }
     }
 
+    /// Whether nobody signed in for it: a personal token may do less than its person.
+    pub const fn is_personal_token(&self) -> bool {
+        !matches!(
+            self.credential,
+            Credential::Bearer(_) | Credential::Session(_)
+        )
+    }
+
     /// `X-Auth-Method`: which credential it was.
     fn tell_method(&self, req: &HttpRequest) {
         let method = match &self.credential {

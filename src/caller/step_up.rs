@@ -124,34 +124,45 @@ impl<T: DeserializeOwned + Check + FormToken + 'static> FromRequest for SteppedU
     fn from_request(req: &HttpRequest, payload: &mut Payload) -> Self::Future {
         let sent = SessionForm::<FormFields>::from_request(req, payload);
         let (req, app) = (req.clone(), app_of(req));
-        Box::pin(async move {
-            let SessionForm {
-                session,
-                form: fields,
-            } = sent.await?;
-            // What is wrong with the form is told before a password is asked for.
-            let form = fields.parse()?;
-            let now = app.clock.now();
-            if is_fresh(session.record.auth_time(), now) {
+        Box::pin(async move { Self::of(&req, &app, sent.await?).await })
+    }
+}
+
+impl<T: DeserializeOwned + Check> SteppedUp<T> {
+    /// From the fields that a living session sent.
+    ///
+    /// # Errors
+    /// 422 for the form, 403 with the page that asks for the password.
+    pub async fn of(
+        req: &HttpRequest,
+        app: &App,
+        sent: SessionForm<FormFields>,
+    ) -> Result<Self, AppError> {
+        let SessionForm {
+            session,
+            form: fields,
+        } = sent;
+        // What is wrong with the form is told before a password is asked for.
+        let form = fields.parse()?;
+        let now = app.clock.now();
+        if is_fresh(session.record.auth_time(), now) {
+            return Ok(Self { session, form });
+        }
+        let password = fields.get(FIELD).filter(|password| !password.is_empty());
+        let Some(password) = password else {
+            return Err(ask(req, app, &session, &fields, &Asking::First));
+        };
+        let record = &session.record;
+        let asking = match confirm(req, app, &record.user_id, &record.login_id, password).await {
+            Ok(()) => {
+                renew(req, app, &session, now).await?;
                 return Ok(Self { session, form });
             }
-            let password = fields.get(FIELD).filter(|password| !password.is_empty());
-            let Some(password) = password else {
-                return Err(ask(&req, &app, &session, &fields, &Asking::First));
-            };
-            let record = &session.record;
-            let asking =
-                match confirm(&req, &app, &record.user_id, &record.login_id, password).await {
-                    Ok(()) => {
-                        renew(&req, &app, &session, now).await?;
-                        return Ok(Self { session, form });
-                    }
-                    Err(AppError::Problem(Code::InvalidCredentials)) => Asking::Wrong,
-                    Err(AppError::RateLimited { retry_after }) => Asking::TooOften(retry_after),
-                    Err(error) => return Err(error),
-                };
-            Err(ask(&req, &app, &session, &fields, &asking))
-        })
+            Err(AppError::Problem(Code::InvalidCredentials)) => Asking::Wrong,
+            Err(AppError::RateLimited { retry_after }) => Asking::TooOften(retry_after),
+            Err(error) => return Err(error),
+        };
+        Err(ask(req, app, &session, &fields, &asking))
     }
 }
 

@@ -9,6 +9,7 @@ use crate::clock::{Clock, SystemClock, Timestamp};
 use crate::config::Config;
 use crate::db::{Db, DbError};
 use crate::error::AppError;
+use crate::figures;
 use crate::keys;
 use crate::login::rotation::{self, Purpose};
 use crate::login::{self, Cause, Kind, Login};
@@ -46,8 +47,8 @@ pub struct Deleted {
     pub events: usize,
 }
 
-/// Deletes what has expired: logins with their tokens, personal tokens, audit events, and signing
-/// keys.
+/// Deletes what has expired: logins with their tokens, personal tokens, audit events, figures
+/// and signing keys.
 pub async fn sweep(db: &Db, config: &Config, now: Timestamp) -> Result<Deleted, DbError> {
     let mut logins = 0;
     loop {
@@ -66,6 +67,8 @@ pub async fn sweep(db: &Db, config: &Config, now: Timestamp) -> Result<Deleted, 
         .write(move |conn| personal::delete_old(conn, now - TOKENS_KEPT))
         .await?;
     let oldest = now - config.audit_retention;
+    db.write(move |conn| figures::delete_before(conn, figures::day_of(oldest)))
+        .await?;
     let mut events = 0;
     loop {
         let step = db

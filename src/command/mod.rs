@@ -39,7 +39,7 @@ enum Command {
         #[arg(long)]
         reference: bool,
     },
-    /// People: add, list, change a password, disable, enable
+    /// People: add, list, change a password or a role, disable, enable
     #[command(subcommand)]
     User(user::Command),
     /// Keys that sign JWTs: list, rotate, revoke

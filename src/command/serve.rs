@@ -43,6 +43,13 @@ pub async fn run(config: Config) -> Result<(), String> {
     if let Err(error) = running.app.keystore.flush().await {
         tracing::warn!(%error, "the last activities could not be written down");
     }
+    let figures = running
+        .app
+        .figures
+        .flush(&running.app.db, running.app.clock.now());
+    if let Err(error) = figures.await {
+        tracing::warn!(%error, "the day's last figures could not be written down");
+    }
     served.map_err(|error| error.to_string())
 }
 

@@ -22,6 +22,9 @@ const LINGER: Duration = Duration::from_secs(2);
 /// How often what has expired is deleted.
 const SWEEP_EVERY: Duration = Duration::from_secs(600);
 
+/// How often the day's figures are written down.
+const WRITE_FIGURES_EVERY: Duration = Duration::from_secs(10);
+
 /// A server that has bound its port.
 pub struct Running {
     pub address: SocketAddr,
@@ -70,6 +73,7 @@ pub fn bind(app: App, signals: Signals) -> Result<Running, String> {
         rt::spawn(heed(signals, server.handle(), app.clone()));
     }
     rt::spawn(sweep(app.clone()));
+    rt::spawn(write_figures(app.clone()));
     Ok(Running {
         address,
         server,
@@ -93,6 +97,15 @@ async fn heed(
     tokio::select! {
         () = drained => {}
         _ = interrupt.recv() => server.stop(false).await,
+    }
+}
+
+async fn write_figures(app: Data<App>) {
+    loop {
+        tokio::time::sleep(WRITE_FIGURES_EVERY).await;
+        if let Err(error) = app.figures.flush(&app.db, app.clock.now()).await {
+            tracing::debug!(%error, "the day's figures could not be written down");
+        }
     }
 }
 

@@ -8,6 +8,7 @@ use diesel::QueryResult;
 use super::say;
 use crate::account::password::{self, Hasher, normalise};
 use crate::account::{self, Role, User};
+use crate::admin::{self, Changes, Doer, Outcome, Refusal};
 use crate::audit::{self, Actor, Event, Kind};
 use crate::clock::{Clock, SystemClock, Timestamp};
 use crate::config::{Config, Secret};
@@ -34,6 +35,8 @@ pub enum Command {
     List,
     /// Sets a new password, prompted for or read from standard input, and ends the person's logins
     SetPassword { username: String },
+    /// Sets a role, user or admin; who is an administrator no longer is logged out everywhere
+    SetRole { username: String, role: String },
     /// Refuses a person from now on and ends their logins
     Disable { username: String },
     /// Lets a person in again
@@ -50,7 +53,7 @@ pub async fn run(config: &Config, command: Command) -> Result<(), String> {
             name,
             role,
         } => {
-            let role = Role::named(&role).ok_or("the role must be user or admin")?;
+            let role = named_role(&role)?;
             let username = account::username(&username)?;
             let email = account::email(&email)?;
             let name = account::display_name(name.as_deref().unwrap_or(&username))?;
@@ -100,40 +103,62 @@ pub async fn run(config: &Config, command: Command) -> Result<(), String> {
                 ended.len()
             ))?;
         }
-        Command::Disable { username } => {
-            let user = find(&db, &username).await?;
-            let now = SystemClock.now();
-            let disabled = db.write(move |conn| {
-                account::set_disabled(conn, &user.id, Some(now))?;
-                record(conn, Kind::UserDisabled, &user.id, now)?;
-                end_all_of(conn, &user.id, Cause::Revoked, now)
-            });
-            let ended = disabled.await.map_err(told)?;
+        Command::SetRole { username, role } => {
+            let role = named_role(&role)?;
+            let changes = Changes {
+                role: Some(role),
+                ..Changes::default()
+            };
+            let ended = change(&db, &username, changes).await?;
+            let role = role.name();
             say(format_args!(
-                "Disabled {username} and ended {} logins.",
-                ended.len()
+                "The role of {username} is {role} now; ended {ended} logins."
+            ))?;
+        }
+        Command::Disable { username } => {
+            let changes = Changes {
+                disabled: Some(true),
+                ..Changes::default()
+            };
+            let ended = change(&db, &username, changes).await?;
+            say(format_args!(
+                "Disabled {username} and ended {ended} logins."
             ))?;
         }
         Command::Enable { username } => {
-            let user = find(&db, &username).await?;
-            let now = SystemClock.now();
-            let enabled = db.write(move |conn| {
-                account::set_disabled(conn, &user.id, None)?;
-                record(conn, Kind::UserEnabled, &user.id, now)
-            });
-            enabled.await.map_err(told)?;
+            let changes = Changes {
+                disabled: Some(false),
+                ..Changes::default()
+            };
+            change(&db, &username, changes).await?;
             say(format_args!("Enabled {username}."))?;
         }
     }
     Ok(())
 }
 
+fn named_role(role: &str) -> Result<Role, String> {
+    Role::named(role).ok_or_else(|| "the role must be user or admin".to_owned())
+}
+
+/// Changes a person by the rules that administrators have, and tells how many logins ended.
+async fn change(db: &Db, username: &str, changes: Changes) -> Result<usize, String> {
+    let user = find(db, username).await?;
+    let now = SystemClock.now();
+    let changed =
+        db.write(move |conn| admin::change(conn, &user.id, &changes, &Doer::operator(), now));
+    match changed.await.map_err(told)? {
+        Outcome::Done(done) => Ok(done.ended.len()),
+        Outcome::Unknown => Err(format!("there is nobody called {username}")),
+        Outcome::Refused(Refusal::LastAdmin | Refusal::Myself) => Err(format!(
+            "{username} is the only administrator who can log in; make somebody else one first"
+        )),
+    }
+}
+
 /// Adds a person, with the event that says so.
 pub async fn add(db: &Db, user: User) -> Result<(), String> {
-    let added = db.write(move |conn| {
-        account::insert(conn, &user)?;
-        record(conn, Kind::UserCreated, &user.id, user.created_at)
-    });
+    let added = db.write(move |conn| admin::create(conn, &user, &Doer::operator()));
     added.await.map_err(|error| match error {
         DbError::Query(error) if is_unique_violation(&error) => {
             "somebody has this username or address already".to_owned()

@@ -31,6 +31,9 @@ const TIME_LIMIT: Duration = Duration::from_millis(1500);
 /// How long a request waits for a free connection.
 const CHECKOUT_LIMIT: Duration = Duration::from_millis(1000);
 
+/// Any number, the same for every node; another than that of the migrations.
+const ROLES_LOCK: i64 = 7_463_851_210;
+
 /// A connection to either database.
 #[derive(diesel::MultiConnection)]
 pub enum AnyConnection {
@@ -170,6 +173,15 @@ pub fn hold_user(conn: &mut AnyConnection, user_id: &str) -> QueryResult<()> {
         diesel::sql_query("SELECT 1 FROM users WHERE id = $1 FOR SHARE")
             .bind::<diesel::sql_types::Text, _>(user_id)
             .execute(conn)?;
+    }
+    Ok(())
+}
+
+/// Lets those who change who may do what in one at a time, until the transaction ends: what one reads
+/// of the others' roles still holds when it commits. SQLite has a single writer anyway.
+pub fn hold_roles(conn: &mut AnyConnection) -> QueryResult<()> {
+    if let AnyConnection::Postgres(conn) = conn {
+        conn.batch_execute(&format!("SELECT pg_advisory_xact_lock({ROLES_LOCK})"))?;
     }
     Ok(())
 }

@@ -49,6 +49,10 @@ diesel::table! {
 }
 
 diesel::table! {
+    daily_figures (day, name) { day -> BigInt, name -> Text, total -> BigInt, }
+}
+
+diesel::table! {
     keystore (key) { key -> Text, value -> Text, expires_at -> BigInt, }
 }
 

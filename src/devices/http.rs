@@ -23,7 +23,7 @@ use crate::web::paging::{Paging, success_list};
 use crate::web::{origin, see_other, success};
 
 /// More logins than this are shown by no page; a person with so many ends them all at once.
-const MOST_SHOWN: i64 = 500;
+pub const MOST_SHOWN: i64 = 500;
 
 #[derive(Template)]
 #[template(path = "sessions.html")]
@@ -33,17 +33,18 @@ struct SessionsPage {
     others: usize,
 }
 
-struct Device {
-    id: String,
-    is_api: bool,
-    name: String,
-    address: String,
-    started: When,
-    last_active: When,
-    ends: When,
+/// A login as a page shows it.
+pub struct Device {
+    pub id: String,
+    pub is_api: bool,
+    pub name: String,
+    pub address: String,
+    pub started: When,
+    pub last_active: When,
+    pub ends: When,
     /// The idle end comes before the hard one.
-    ends_if_away: bool,
-    is_current: bool,
+    pub ends_if_away: bool,
+    pub is_current: bool,
 }
 
 /// `GET /dashboard/sessions`.
@@ -77,7 +78,8 @@ pub async fn page(
     )
 }
 
-fn device(page: &Page, app: &App, login: &Login, current: &str, now: Timestamp) -> Device {
+/// A login for the page; `current` is the one that asks.
+pub fn device(page: &Page, app: &App, login: &Login, current: &str, now: Timestamp) -> Device {
     let idle_until = idle_until(app, login);
     let ends = idle_until.map_or(login.expires_at, |idle| idle.min(login.expires_at));
     let unnamed = if login.kind == Kind::Api.name() {

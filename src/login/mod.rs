@@ -156,8 +156,8 @@ impl Login {
 }
 
 /// Begins a login that ends `lifetime` from now at the latest; `None` if `user`, as they were when
-/// their password was checked, has been disabled or has another password by now: whoever changed that
-/// ended all the logins they found, and this one must not slip in behind them.
+/// their password was checked, has been disabled or has another password or role by now: whoever
+/// changed that ended all the logins they found, and this one must not slip in behind them.
 ///
 /// # Errors
 /// When the database refuses.
@@ -172,7 +172,9 @@ pub fn begin(
     hold_user(conn, &user.id)?;
     let current = account::by_id(conn, &user.id)?;
     let unchanged = current.is_some_and(|current| {
-        current.disabled_at.is_none() && current.password_hash == user.password_hash
+        current.disabled_at.is_none()
+            && current.password_hash == user.password_hash
+            && current.role == user.role
     });
     if !unchanged {
         return Ok(None);

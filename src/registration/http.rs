@@ -276,7 +276,7 @@ pub async fn register(
             if taken.email {
                 errors.add("email", "Somebody has this address already.");
             }
-            return Err(AppError::Taken(errors));
+            return Err(AppError::Conflict(errors));
         }
         Err(error) => return Err(error),
     };

@@ -17,7 +17,8 @@ use crate::clock::Timestamp;
 use crate::config::Clocks;
 use crate::db::AnyConnection;
 use crate::error::AppError;
-use crate::login::rotation::{self, Next, PlainToken, Purpose, TokenId};
+use crate::figures::{Figure, Figures};
+use crate::login::rotation::{self, Next, PlainToken, Purpose, Rotation, TokenId};
 use crate::login::{self, Client, Kind, Login};
 
 /// A person as the API shows them beside their tokens.
@@ -143,5 +144,22 @@ impl Pair {
             data["refresh_token"] = json!(self.refresh_token.expose());
         }
         data
+    }
+}
+
+/// Counts what came of presenting a refresh token, for the administrator's figures.
+pub fn count(figures: &Figures, rotation: &Rotation) {
+    match rotation {
+        Rotation::Fresh(next) => {
+            figures.count(Figure::Refreshed);
+            let age = i64::try_from(next.presented_age.as_millis()).unwrap_or(0);
+            figures.add(Figure::RefreshAge, age);
+        }
+        Rotation::Newest(_) | Rotation::Sibling(_) => figures.count(Figure::RefreshRepeated),
+        Rotation::Reused(_) => figures.count(Figure::RefreshReused),
+        Rotation::Expired => figures.count(Figure::RefreshExpired),
+        Rotation::Unknown => figures.count(Figure::RefreshInvalid),
+        // Told to come back, not refused.
+        Rotation::TooMany(_) => {}
     }
 }

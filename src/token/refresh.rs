@@ -12,6 +12,7 @@ use crate::app::App;
 use crate::clock::Timestamp;
 use crate::config::Config;
 use crate::error::{AppError, Code};
+use crate::figures::Figure;
 use crate::login::Cause;
 use crate::login::rotation::{self, Purpose, Rotation, Rules, TokenId};
 use crate::web::answer::Outgoing;
@@ -82,7 +83,10 @@ pub async fn exchange(
     of_login: Option<&str>,
     now: Timestamp,
 ) -> Result<Pair, AppError> {
-    let token = TokenId::read(&app.secrets, Purpose::Refresh, text).ok_or(Code::RefreshInvalid)?;
+    let token = TokenId::read(&app.secrets, Purpose::Refresh, text).ok_or_else(|| {
+        app.figures.count(Figure::RefreshInvalid);
+        Code::RefreshInvalid
+    })?;
     let rules = rules(&app.config);
     let client = origin::client(req, &app.config, None);
     let of_login = of_login.map(str::to_owned);
@@ -95,7 +99,9 @@ pub async fn exchange(
         }
         rotation::rotate(conn, token, rules, &client, now).map(Some)
     });
-    match rotation.await?.ok_or(Code::TokenMismatch)? {
+    let rotation = rotation.await?.ok_or(Code::TokenMismatch)?;
+    super::count(&app.figures, &rotation);
+    match rotation {
         Rotation::Fresh(next) | Rotation::Newest(next) | Rotation::Sibling(next) => {
             Pair::after(app, next, now)
         }

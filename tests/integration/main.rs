@@ -8,6 +8,7 @@
 mod account;
 mod activity;
 mod actors;
+mod admin;
 mod auto_refresh;
 mod browser;
 mod chromium;

@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use gapura::account::{self, Role, User};
 use gapura::audit::{self, Event, Kind};
-use gapura::login::{Cause, Client};
+use gapura::figures::{Figure, Figures};
+use gapura::login::{self, Cause, Client};
 use serde_json::json;
 
 use crate::chromium::{Chromium, Setup, serve};
@@ -187,6 +188,111 @@ async fn the_page_that_asks_for_the_password() {
     ada.until("document.querySelector('.bad') !== null").await;
     gallery.hang("confirm-wrong").await;
     ada.close().await;
+}
+
+#[actix_web::test]
+async fn every_page_of_administration_in_english() {
+    every_page_of_administration("en").await;
+}
+
+#[actix_web::test]
+async fn every_page_of_administration_in_indonesian() {
+    every_page_of_administration("id").await;
+}
+
+async fn every_page_of_administration(language: &'static str) {
+    let app = serve(&[]).await;
+    add_person(&app, "Ni Luh Made Ayu Kusumawardhani").await;
+    let setup = Setup {
+        languages: language,
+        ..Setup::default()
+    };
+    let root = Chromium::open_as(&app, setup).await;
+    let gallery = Gallery {
+        browser: &root,
+        language,
+        axe: axe(),
+    };
+    root.log_in("root").await;
+    root.go("/admin").await;
+    gallery.hang("admin-fresh").await;
+    a_month_of_work(&app).await;
+    root.go("/admin").await;
+    gallery.hang("admin").await;
+    root.go("/admin/users").await;
+    gallery.hang("people").await;
+    root.go("/admin/users?q=nobody+of+this+name").await;
+    gallery.hang("people-none").await;
+    root.go("/admin/users?limit=2").await;
+    root.click("[rel=next]").await;
+    gallery.hang("people-further").await;
+    root.go("/admin/users/new").await;
+    gallery.hang("person-new").await;
+    root.write("#username", "x").await;
+    root.write("#email", "somebody@example.org").await;
+    root.click("main button[type=submit]").await;
+    root.until("document.querySelector('[aria-invalid]') !== null")
+        .await;
+    gallery.hang("person-new-wrong").await;
+    let id = async |name: &'static str| {
+        let found = app
+            .app
+            .db
+            .read(move |conn| account::by_login_name(conn, name));
+        found.await.expect("a database").expect("a person").id
+    };
+    let ada = format!("/admin/users/{}", id("ada").await);
+    root.go(&ada).await;
+    gallery.hang("person").await;
+    root.click("form:has([value=reset_password]) button").await;
+    root.until("document.querySelector('.secret-text') !== null")
+        .await;
+    gallery.hang("person-password").await;
+    root.go(&ada).await;
+    root.click("form:has([value=disable]) button").await;
+    root.arrive(&format!("{ada}?done=disable")).await;
+    gallery.hang("person-disabled").await;
+    root.go(&format!("/admin/users/{}", id("root").await)).await;
+    gallery.hang("person-myself").await;
+    root.close().await;
+}
+
+/// What happens in a month, some of it on every day.
+async fn a_month_of_work(app: &TestApp) {
+    let (hour, day) = (Duration::from_secs(HOUR), Duration::from_secs(24 * HOUR));
+    for ago in 0..30_u32 {
+        let now = app.now();
+        let at = now - day * ago;
+        let busy = i64::from((ago * 7 + ago * ago) % 11) + 2;
+        let (figures, n) = (Figures::default(), busy * 40);
+        figures.add(Figure::Refreshed, n);
+        figures.add(Figure::RefreshAge, n * (20 + busy) * 60_000);
+        figures.add(Figure::RefreshExpired, busy % 7);
+        figures.add(Figure::RefreshInvalid, busy % 3);
+        figures.add(Figure::RefreshReused, i64::from(ago % 9 == 4));
+        figures.flush(&app.app.db, at).await.expect("figures");
+        let happened = app.app.db.write(move |conn| {
+            let ada = account::by_login_name(conn, "ada")?.expect("ada");
+            for number in 0..busy {
+                let kind = [login::Kind::Browser, login::Kind::Api][number as usize % 2];
+                let device = ["Firefox on Linux", "Backup script"][number as usize % 2];
+                let client = Client {
+                    device: device.to_owned(),
+                    ip: format!("203.0.113.{ago}"),
+                };
+                let began = at - hour * (number as u32);
+                let begun = login::begin(conn, &ada, kind, &client, 5 * day, began)?;
+                let begun = begun.expect("a login");
+                if ago > 0 || number > 3 {
+                    let end = began + hour * ((number * number) as u32 % 37);
+                    let end = end.min(now);
+                    login::end(conn, &begun, Cause::LoggedOut, None, end)?;
+                }
+            }
+            Ok(())
+        });
+        happened.await.expect("a day of work");
+    }
 }
 
 #[actix_web::test]

@@ -193,6 +193,8 @@ pub struct Next {
     pub user: User,
     pub token: TokenId,
     pub expires_at: Timestamp,
+    /// How long ago the presented token was made.
+    pub presented_age: Duration,
 }
 
 /// What came of presenting a token.
@@ -285,7 +287,9 @@ pub fn rotate(
         successors: token.successors,
         successor_used: found.successor_used,
     };
+    let presented_age = now.since(token.issued_at);
     let next = |token: &store::Token, login, user| Next {
+        presented_age,
         login,
         user,
         token: TokenId {
