@@ -39,13 +39,16 @@ async fn api_login(app: &TestApp, name: &str, password: &str, device: &str) -> u
 }
 
 /// Everything that is in the log.
+/// Everything that happened to people or because of them.
 async fn all(app: &TestApp) -> Vec<Event> {
     let filter = Filter::default();
     let all = app
         .app
         .db
         .read(move |conn| audit::page(conn, &filter, None, 100_000));
-    all.await.unwrap()
+    let mut all = all.await.unwrap();
+    all.retain(|event| event.kind != Kind::SigningKeyMade.name());
+    all
 }
 
 async fn write(app: &TestApp, events: Vec<Event>) {
@@ -126,7 +129,7 @@ async fn nobody_but_an_administrator_reads_the_events_of_others() {
         let (ada_id, bob_id) = (id_of(&app, "ada").await, id_of(&app, "bob").await);
         ask(&bob, &format!("?user={ada_id}")).await.expect(403);
         assert_eq!(events(&bob, &format!("?user={bob_id}")).await.len(), 1);
-        let everything = events(&root, "").await;
+        let everything = events(&root, "?kind=login").await;
         assert_eq!(everything.len(), 3);
         let of_ada = events(&root, &format!("?user={ada_id}")).await;
         assert_eq!(of_ada, events(&ada, "").await);

@@ -175,7 +175,7 @@ async fn the_page_that_asks_for_the_password() {
     let send = "(() => {
         const form = document.querySelector(\"form[action='/logout']\");
         form.action = '/dashboard/tokens';
-        form.insertAdjacentHTML('beforeend', '<input name=\"name\" value=\"backup\">');
+        form.insertAdjacentHTML('beforeend', '<input name=\"id\" value=\"01890000-0000-7000-8000-000000000000\"><input name=\"name\" value=\"backup\">');
         form.submit();
         return true;
     })()";
