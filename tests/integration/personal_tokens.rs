@@ -681,8 +681,9 @@ const ABOUT_ITSELF: &str = "/api/v1/auth/token-status";
 #[actix_web::test]
 async fn every_private_route_refuses_a_stranger_and_a_token_without_its_scope() {
     let app = TestApp::start(Backend::Embedded).await;
-    let access = app.access_token("root").await;
     let token = async |scopes: Vec<&str>| {
+        // Anew each time: one of the routes ends every login.
+        let access = app.access_token("root").await;
         let token = text_of(&app.make_token(&access, &scopes).await["token"]);
         // Looked up once, it is the first thing known of a request.
         app.me_by(&token).await;
