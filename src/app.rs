@@ -211,7 +211,15 @@ fn api(config: &mut ServiceConfig) {
             (Method::GET, to(admin::api::get)),
             (Method::PATCH, to(admin::api::patch)),
         ]))
-        .service(at("/v1/sessions", [(Method::GET, to(devices::http::list))]))
+        .service(at("/v1/users/{id}/sessions", [
+            (Method::GET, to(admin::api::list_sessions)),
+            (Method::DELETE, to(admin::api::delete_sessions)),
+        ]))
+        .service(at("/v1/users/{id}/sessions/{login}", [(Method::DELETE, to(admin::api::delete_session))]))
+        .service(at("/v1/sessions", [
+            (Method::GET, to(devices::http::list)),
+            (Method::DELETE, to(devices::http::delete_others)),
+        ]))
         .service(at("/v1/sessions/{id}", [(Method::DELETE, to(devices::http::delete))]))
         .service(at("/v1/tokens", [
             (Method::GET, to(personal::http::list)),

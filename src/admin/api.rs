@@ -4,14 +4,17 @@ use actix_web::http::StatusCode;
 use actix_web::{HttpRequest, HttpResponse, web};
 use serde::{Deserialize, Deserializer, Serialize};
 
-use super::{Changes, Doer, Outcome, Refusal, Taken, announce, change, create, or_taken};
+use super::{
+    Changes, Doer, Outcome, Refusal, Taken, announce, change, create, end_logins, or_taken,
+};
 use crate::account::password::{self, normalise};
 use crate::account::{self, Role, User};
 use crate::app::App;
 use crate::caller::admin::AdminCaller;
-use crate::caller::scope::{UsersRead, UsersWrite};
-use crate::caller::step_up;
+use crate::caller::scope::{NoToken, UsersRead, UsersWrite};
+use crate::caller::{Caller, step_up};
 use crate::clock::Timestamp;
+use crate::devices;
 use crate::error::{AppError, Code, FieldErrors};
 use crate::i18n::Lang;
 use crate::web::input::{self, Check, Json, Query};
@@ -192,6 +195,76 @@ pub async fn get(
     told(&app, StatusCode::OK, "A person.", &user).await
 }
 
+/// `GET /api/v1/users/{id}/sessions`.
+pub async fn list_sessions(
+    app: web::Data<App>,
+    asking: AdminCaller<UsersRead>,
+    id: web::Path<String>,
+    paging: Paging,
+) -> Result<HttpResponse, AppError> {
+    let user = person(&app, &id).await?;
+    devices::http::list_of(&app, &user.id, asking.caller.login_id(), &paging).await
+}
+
+/// A body that may carry the password for step-up.
+#[derive(Default, Deserialize)]
+pub struct Confirmed {
+    current_password: Option<String>,
+}
+
+impl Check for Confirmed {
+    fn check(&self, _: &mut FieldErrors) {}
+}
+
+/// `DELETE /api/v1/users/{id}/sessions`: ends every login of a person, but the one that asks.
+pub async fn delete_sessions(
+    req: HttpRequest,
+    app: web::Data<App>,
+    asking: AdminCaller<NoToken>,
+    id: web::Path<String>,
+    payload: web::Payload,
+) -> Result<HttpResponse, AppError> {
+    end_sessions(&req, &app, &asking.caller, &id, None, payload).await
+}
+
+/// `DELETE /api/v1/users/{id}/sessions/{login}`.
+pub async fn delete_session(
+    req: HttpRequest,
+    app: web::Data<App>,
+    asking: AdminCaller<NoToken>,
+    path: web::Path<(String, String)>,
+    payload: web::Payload,
+) -> Result<HttpResponse, AppError> {
+    let (id, login) = path.into_inner();
+    end_sessions(&req, &app, &asking.caller, &id, Some(login), payload).await
+}
+
+async fn end_sessions(
+    req: &HttpRequest,
+    app: &App,
+    asking: &Caller<NoToken>,
+    id: &str,
+    only: Option<String>,
+    payload: web::Payload,
+) -> Result<HttpResponse, AppError> {
+    let body: Confirmed = input::optional_json(req, &mut payload.into_inner()).await?;
+    let user = person(app, id).await?;
+    step_up::require(req, app, asking, body.current_password.as_deref()).await?;
+    let doer = doer(req, app, asking.user_id());
+    let own = asking.login_id().unwrap_or_default().to_owned();
+    let now = app.clock.now();
+    let outcome = app
+        .db
+        .write(move |conn| end_logins(conn, &user.id, only.as_deref(), &doer, &own, now));
+    match outcome.await? {
+        Outcome::Done(done) => {
+            announce(app, &done).await;
+            Ok(success("Ended.", serde_json::Value::Null))
+        }
+        Outcome::Unknown | Outcome::Refused(_) => Err(Code::NotFound.into()),
+    }
+}
+
 /// `POST /api/v1/users`.
 pub async fn post(
     req: HttpRequest,
@@ -227,7 +300,6 @@ pub async fn post(
     let hash = hash(&app, password, [&username, &email, &name]).await?;
     let now = app.clock.now();
     let user = User {
-        must_change_password: true,
         disabled_at: asked.disabled.filter(|disabled| *disabled).map(|_| now),
         ..User::new(username, email, name, role, hash, now)
     };

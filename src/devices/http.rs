@@ -15,7 +15,7 @@ use crate::caller::Caller;
 use crate::caller::scope::{SessionsRead, SessionsWrite};
 use crate::clock::Timestamp;
 use crate::error::{AppError, Code};
-use crate::login::{self, Cause, Kind, Login};
+use crate::login::{self, Cause, Client, Kind, Login};
 use crate::session::extract::{BrowserSession, Confirmation, SessionForm};
 use crate::session::idle_end;
 use crate::web::page::{Page, When, render};
@@ -127,27 +127,15 @@ pub async fn revoke_others(
     app: web::Data<App>,
     sent: SessionForm<Confirmation>,
 ) -> Result<HttpResponse, AppError> {
-    let now = app.clock.now();
     let record = sent.session.record;
     let client = origin::client(&req, &app.config, None);
-    let ended = app.db.write(move |conn| {
-        login::end_all_of(
-            conn,
-            &record.user_id,
-            Cause::Revoked,
-            Some(&record.login_id),
-            Some(Actor::person(&record.user_id, &client)),
-            now,
-        )
-    });
-    for login in ended.await? {
-        app.announce(&login, Cause::Revoked);
-    }
+    end_others(&app, &record.user_id, Some(&record.login_id), client).await?;
     Ok(see_other("/dashboard/sessions"))
 }
 
+/// A login as the API shows it.
 #[derive(Serialize)]
-struct SessionOut<'a> {
+pub struct SessionOut<'a> {
     id: &'a str,
     kind: &'a str,
     device: &'a str,
@@ -159,14 +147,44 @@ struct SessionOut<'a> {
     current: bool,
 }
 
+impl<'a> SessionOut<'a> {
+    /// `current` is the login that asks, if one does.
+    pub fn new(app: &App, login: &'a Login, current: Option<&str>) -> Self {
+        Self {
+            id: &login.id,
+            kind: &login.kind,
+            device: &login.device,
+            ip: &login.ip,
+            started_at: login.started_at,
+            last_activity_at: login.last_activity_at,
+            idle_expires_at: idle_until(app, login).map(|idle| idle.min(login.expires_at)),
+            expires_at: login.expires_at,
+            current: Some(login.id.as_str()) == current,
+        }
+    }
+}
+
 /// `GET /api/v1/sessions`.
 pub async fn list(
     app: web::Data<App>,
     caller: Caller<SessionsRead>,
     paging: Paging,
 ) -> Result<HttpResponse, AppError> {
+    list_of(&app, caller.user_id(), caller.login_id(), &paging).await
+}
+
+/// The living logins of a person; `current` is the one that asks, if one does.
+///
+/// # Errors
+/// When the database cannot be asked.
+pub async fn list_of(
+    app: &App,
+    user_id: &str,
+    current: Option<&str>,
+    paging: &Paging,
+) -> Result<HttpResponse, AppError> {
     let now = app.clock.now();
-    let user_id = caller.user_id().to_owned();
+    let user_id = user_id.to_owned();
     let (rows, after) = (paging.rows(), paging.after.clone());
     let idle_since = now - app.config.clocks.session_idle_timeout;
     let logins = app
@@ -176,19 +194,39 @@ pub async fn list(
     let (logins, next) = paging.cut(logins, |login| &login.id);
     let out: Vec<SessionOut<'_>> = logins
         .iter()
-        .map(|login| SessionOut {
-            id: &login.id,
-            kind: &login.kind,
-            device: &login.device,
-            ip: &login.ip,
-            started_at: login.started_at,
-            last_activity_at: login.last_activity_at,
-            idle_expires_at: idle_until(&app, login).map(|idle| idle.min(login.expires_at)),
-            expires_at: login.expires_at,
-            current: Some(login.id.as_str()) == caller.login_id(),
-        })
+        .map(|login| SessionOut::new(app, login, current))
         .collect();
-    Ok(success_list("Your logins.", out, next.as_deref()))
+    Ok(success_list("Living logins.", out, next.as_deref()))
+}
+
+/// `DELETE /api/v1/sessions`: ends every login but the one that asks.
+pub async fn delete_others(
+    req: HttpRequest,
+    app: web::Data<App>,
+    caller: Caller<SessionsWrite>,
+) -> Result<HttpResponse, AppError> {
+    let client = origin::client(&req, &app.config, None);
+    let own = caller.login_id();
+    end_others(&app, caller.user_id(), own, client).await?;
+    Ok(success("Every other login has ended.", json!(null)))
+}
+
+async fn end_others(
+    app: &App,
+    user_id: &str,
+    own: Option<&str>,
+    client: Client,
+) -> Result<(), AppError> {
+    let (user_id, own) = (user_id.to_owned(), own.map(str::to_owned));
+    let now = app.clock.now();
+    let ended = app.db.write(move |conn| {
+        let by = Some(Actor::person(&user_id, &client));
+        login::end_all_of(conn, &user_id, Cause::Revoked, own.as_deref(), by, now)
+    });
+    for login in ended.await? {
+        app.announce(&login, Cause::Revoked);
+    }
+    Ok(())
 }
 
 /// `DELETE /api/v1/sessions/{id}`.

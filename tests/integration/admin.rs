@@ -565,7 +565,7 @@ async fn a_person_is_added_by_api_once() {
             out,
             &json!({
                 "id": id, "username": "eve", "email": "eve@example.org", "email_verified": false,
-                "name": "Eve Ning", "role": "user", "disabled": false, "must_change_password": true,
+                "name": "Eve Ning", "role": "user", "disabled": false, "must_change_password": false,
                 "created_at": app.now(), "last_login_at": null,
             })
         );
@@ -986,4 +986,50 @@ fn the_command_line_keeps_the_same_rules() {
             .any(|line| line.starts_with("ada") && line.contains(" user ")),
         "{told:?}"
     );
+}
+
+#[actix_web::test]
+async fn the_api_ends_the_logins_of_others_and_all_of_ones_own_but_one() {
+    for backend in Backend::ALL {
+        let app = TestApp::start(backend).await;
+        let root = bearer(&app, "root").await;
+        let (one, two, three) = (
+            bearer(&app, "ada").await,
+            bearer(&app, "ada").await,
+            bearer(&app, "ada").await,
+        );
+        let path = format!("/api/v1/users/{}/sessions", user(&app, "ada").await.id);
+        get(&app, &one, &path).await.expect(403);
+        let list = get(&app, &root, &path).await.expect(200).json();
+        assert_eq!(list["data"].as_array().unwrap().len(), 3);
+        let last = list["data"][0]["id"].as_str().unwrap();
+        app.advance(Duration::from_secs(11 * 60));
+        let end = format!("{path}/{last}");
+        let answer = call(&app, &root, Method::DELETE, &end, &Value::Null).await;
+        assert_eq!(
+            answer.expect(403).json()["code"],
+            "reauthentication_required"
+        );
+        let password = json!({"current_password": TestApp::PASSWORD});
+        call(&app, &root, Method::DELETE, &end, &password)
+            .await
+            .expect(200);
+        call(&app, &root, Method::DELETE, &end, &password)
+            .await
+            .expect(200);
+        assert!(is_in(&app, &one).await && is_in(&app, &two).await && !is_in(&app, &three).await);
+        let nobodys = format!("{path}/00000000-0000-7000-8000-000000000000");
+        call(&app, &root, Method::DELETE, &nobodys, &password)
+            .await
+            .expect(404);
+        // One's own: every other.
+        call(&app, &one, Method::DELETE, "/api/v1/sessions", &Value::Null)
+            .await
+            .expect(200);
+        assert!(is_in(&app, &one).await && !is_in(&app, &two).await);
+        call(&app, &root, Method::DELETE, &path, &password)
+            .await
+            .expect(200);
+        assert!(!is_in(&app, &one).await && is_in(&app, &root).await);
+    }
 }
