@@ -286,10 +286,8 @@ pub async fn announce(app: &App, done: &Done) {
     }
     // Their personal tokens may be refused from now on.
     app.personal_tokens.forget();
-    if done.is_renamed
-        && let Err(error) = keeper::retell(app, &done.user.id).await
-    {
-        tracing::warn!(%error, "sessions were not told what has changed about their person");
+    if done.is_renamed {
+        keeper::retell(app, &done.user.id).await;
     }
 }
 

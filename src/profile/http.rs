@@ -147,7 +147,7 @@ async fn save(
         .db
         .write(move |conn| change(conn, &id, login_id.as_deref(), changes, &client, now));
     let user = changed.await?.ok_or(Code::TokenRevoked)?;
-    keeper::retell(app, user_id).await?;
+    keeper::retell(app, user_id).await;
     if let Some(mut record) = session {
         // This request may be about to write its own copy of the session.
         record.know(&user);
