@@ -219,6 +219,11 @@ async fn every_page_of_administration(language: &'static str) {
     a_month_of_work(&app).await;
     root.go("/admin").await;
     gallery.hang("admin").await;
+    root.go("/admin/activity").await;
+    gallery.hang("everybody").await;
+    root.go("/admin/activity?show=changes&period=week&person=nobody")
+        .await;
+    gallery.hang("everybody-none").await;
     root.go("/admin/users").await;
     gallery.hang("people").await;
     root.go("/admin/users?q=nobody+of+this+name").await;
