@@ -260,10 +260,11 @@ fn pages(config: &mut ServiceConfig) {
         ]))
         .service(at("/dashboard/tokens/{id}/revoke", [(Method::POST, to(personal::http::revoke_on_page))]))
         .service(at("/dashboard/activity", [(Method::GET, to(activity::http::page))]))
-        .service(at("/dashboard/activity.csv", [(Method::GET, to(activity::http::csv))]))
-        .service(at("/dashboard/activity.json", [(Method::GET, to(activity::http::json))]))
+        .service(at("/dashboard/activity.{format:csv|json}", [(Method::GET, to(activity::http::file))]))
         .service(at("/dashboard", [(Method::GET, to(dashboard::http::overview))]))
         .service(at("/admin", [(Method::GET, to(admin::http::overview))]))
+        .service(at("/admin/activity", [(Method::GET, to(activity::http::everybodys_page))]))
+        .service(at("/admin/activity.{format:csv|json}", [(Method::GET, to(activity::http::everybodys_file))]))
         .service(at("/admin/users", [(Method::GET, to(admin::http::people))]))
         .service(at("/admin/users/new", [
             (Method::GET, to(admin::http::new_page)),

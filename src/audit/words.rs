@@ -14,7 +14,8 @@ pub fn sentence(lang: Lang, event: &Event) -> String {
     text
 }
 
-fn what(lang: Lang, event: &Event) -> String {
+/// What happened, whoever did it.
+pub fn what(lang: Lang, event: &Event) -> String {
     let is = |kind: Kind| event.kind == kind.name();
     let cause = event.cause.as_deref().unwrap_or_default();
     if is(Kind::LoginEnded) && cause == Cause::LoggedOut.name() {

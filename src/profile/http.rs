@@ -620,7 +620,7 @@ pub async fn put_password(
     let (user, changed) = carry_out(&req, &app, &asked).await?.map_err(|refusal| {
         AppError::Invalid(match refusal {
             Refusal::WrongCurrent => {
-                FieldErrors::one("current_password", "This is not your present password.")
+                FieldErrors::one("current_password", "This is not your current password.")
             }
             Refusal::Weak(weakness) => {
                 FieldErrors::one("password", weakness.sentence(Lang::English))

@@ -21,7 +21,7 @@ use crate::error::{AppError, Code, FieldErrors, Reason};
 use crate::login::rotation::{self, Purpose};
 use crate::login::{self, Cause, Client, Kind, sign_in};
 use crate::web::input::{self, Check, Form};
-use crate::web::page::{Page, render, with_retry_after};
+use crate::web::page::{Page, render, too_many, with_retry_after};
 use crate::web::{origin, see_other, success};
 
 #[derive(Template)]
@@ -122,16 +122,14 @@ fn show_login(
     app: &App,
     form: LoginForm,
     notice: Option<&str>,
-    failure: Option<(&str, StatusCode)>,
+    failure: Option<(&str, &AppError)>,
 ) -> Result<HttpResponse, AppError> {
     let page = Page::new(req, None, csrf::of_visitor(req, app));
     let template = LoginPage {
         notice: notice.map(|key| page.t(key).into_owned()),
-        failure: failure.map(|(key, _)| {
-            let soon = page
-                .language()
-                .relative(Timestamp::from_seconds(60), Timestamp::from_seconds(0));
-            page.language().text_with(key, &[("when", &soon)])
+        failure: failure.map(|(key, error)| match error {
+            AppError::RateLimited { retry_after } => too_many(page.language(), *retry_after),
+            _ => page.t(key).into_owned(),
         }),
         login: form.login,
         remember: !form.remember.is_empty(),
@@ -144,7 +142,7 @@ fn show_login(
     };
     render(
         &template,
-        failure.map_or(StatusCode::OK, |(_, status)| status),
+        failure.map_or(StatusCode::OK, |(_, error)| error.code().status()),
     )
 }
 
@@ -156,7 +154,7 @@ pub async fn log_in(
 ) -> Result<HttpResponse, AppError> {
     let form = form.0;
     let again = |failure: &str, error: &AppError, form| {
-        let failure = Some((failure, error.code().status()));
+        let failure = Some((failure, error));
         let page = show_login(&req, &app, form, None, failure)?;
         Ok(with_retry_after(page, error))
     };

@@ -59,7 +59,7 @@ async fn a_new_password_is_refused_with_the_field_that_is_wrong() {
     for (form, told) in [
         (
             change("not it at all", NEW, NEW),
-            "not your present password",
+            "not your current password",
         ),
         (change(TestApp::PASSWORD, "short", "short"), "at least 12"),
         (

@@ -86,7 +86,15 @@ async fn nobody_else_passes_and_nobody_else_is_asked_for_a_password() {
     // So long that an administrator would be asked for the password.
     app.advance(11 * MINUTE);
     let one = format!("/admin/users/{bob}");
-    for path in ["/admin", "/admin/users", "/admin/users/new", &one] {
+    for path in [
+        "/admin",
+        "/admin/activity",
+        "/admin/activity.csv",
+        "/admin/activity.json",
+        "/admin/users",
+        "/admin/users/new",
+        &one,
+    ] {
         let answer = ada.open(path).await.expect(403);
         assert!(!answer.body.contains("bob@"), "{path}");
         let stranger = Browser::new(&app, "ada");

@@ -875,10 +875,10 @@ async fn the_page_asks_for_the_password_in_between_and_then_goes_on() {
             let field = format!("name=\"{name}\" value=\"{value}\"");
             assert!(asked.body.contains(&field), "{field} is kept");
         }
-        assert!(!asked.body.contains("That is not your present password."));
+        assert!(!asked.body.contains("That is not your current password."));
         fields.push(("current_password", "not the password"));
         let wrong = ada.post(PAGE, &fields).await.expect(403);
-        assert!(wrong.body.contains("That is not your present password."));
+        assert!(wrong.body.contains("That is not your current password."));
         assert!(!wrong.body.contains("not the password\""));
         fields.pop();
         fields.push(("current_password", TestApp::PASSWORD));

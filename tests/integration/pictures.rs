@@ -141,6 +141,19 @@ async fn account_pages(language: &'static str, name: &str) {
     gallery.hang("register-taken").await;
 
     ada.log_in("person").await;
+    ada.go("/dashboard/sessions").await;
+    gallery.hang("sessions-alone").await;
+    for device in [
+        "Label printer",
+        "<b>Phone of my cousin</b>, the one with areallylongname",
+    ] {
+        let body =
+            json!({"username": "person", "password": TestApp::PASSWORD, "device_name": device});
+        app.post_json("/api/v1/auth/token", &body).await;
+        app.advance(Duration::from_secs(HOUR));
+    }
+    ada.go("/dashboard/sessions").await;
+    gallery.hang("sessions").await;
     ada.go("/dashboard/profile").await;
     gallery.hang("profile").await;
     ada.click("main button[type=submit]").await;
@@ -216,9 +229,22 @@ async fn every_page_of_administration(language: &'static str) {
     root.log_in("root").await;
     root.go("/admin").await;
     gallery.hang("admin-fresh").await;
+    let figures = Figures::default();
+    figures.add(Figure::Refreshed, 40);
+    figures.add(Figure::RefreshAge, 40 * 25 * 60_000);
+    figures.add(Figure::RefreshExpired, 2);
+    let flushed = figures.flush(&app.app.db, app.now());
+    flushed.await.expect("figures");
+    root.go("/admin").await;
+    gallery.hang("admin-first-day").await;
     a_month_of_work(&app).await;
     root.go("/admin").await;
     gallery.hang("admin").await;
+    root.go("/admin/activity").await;
+    gallery.hang("everybody").await;
+    root.go("/admin/activity?show=changes&period=week&person=nobody")
+        .await;
+    gallery.hang("everybody-none").await;
     root.go("/admin/users").await;
     gallery.hang("people").await;
     root.go("/admin/users?q=nobody+of+this+name").await;

@@ -104,7 +104,7 @@ async fn later_the_password_is_asked_for_and_the_form_goes_on() {
             ("confirm_back", "/dashboard/tokens?x=1"),
         ];
         let page = make(&ada, &wrong).await.expect(403);
-        assert!(page.body.contains("not your present password"));
+        assert!(page.body.contains("not your current password"));
         assert!(
             page.body.contains("href=\"/dashboard/tokens?x=1\"")
                 && !page.body.contains("not it at all")
