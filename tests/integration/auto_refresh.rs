@@ -13,7 +13,7 @@ use crate::harness::{Backend, TestApp};
 use crate::token_api::Pair;
 
 /// How often a race is run on each backend.
-const ROUNDS: usize = 150;
+const ROUNDS: usize = 100;
 const MINUTE: Duration = Duration::from_secs(60);
 
 /// A program with its tokens, as it holds them.

@@ -61,7 +61,8 @@ impl Dialect {
         assert_eq!(answer.header("cache-control"), "no-store");
         assert!(!answer.headers.contains_key("set-cookie"), "{answer:?}");
         let challenged = answer.header("www-authenticate").starts_with("Bearer ");
-        assert_eq!(challenged, status == 401);
+        let needs_challenge = status == 401 || code == "insufficient_scope";
+        assert_eq!(challenged, needs_challenge);
         assert_eq!(answer.headers.contains_key("retry-after"), status == 429);
         if self.login == CAMEL.login {
             assert_eq!(answer.header("content-type"), "application/problem+json");

@@ -43,7 +43,7 @@ async fn logs_in_calls_refreshes_and_logs_out(language: [&str; 2], first_line: &
         assert_eq!(String::from_utf8_lossy(&said.stderr), "");
         assert_eq!(said.status.code(), Some(1));
         let count = async |query: &str| app.count(query.to_owned()).await;
-        // One refresh, though the script in Node asks for two at once, and one login, ended.
+        // One rotation, though the script in Node asks for two at once, and one login, ended.
         let rotations = "SELECT MAX(counter) AS number FROM rotating_tokens";
         assert_eq!(count(rotations).await, 1);
         let ended = "SELECT COUNT(*) AS number FROM logins WHERE ended_cause = 'logged_out'";
