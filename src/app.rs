@@ -10,7 +10,7 @@ use actix_session::config::CookieContentSecurity;
 use actix_web::cookie::SameSite;
 use actix_web::guard::{self, GuardContext};
 use actix_web::http::Method;
-use actix_web::http::header::{ALLOW, AUTHORIZATION};
+use actix_web::http::header::{ACCESS_CONTROL_REQUEST_METHOD, ALLOW, AUTHORIZATION};
 use actix_web::web::{self, Data, ServiceConfig, resource, to};
 use actix_web::{HttpResponse, Resource, Route};
 
@@ -31,10 +31,11 @@ use crate::token::introspection;
 use crate::token::jwt::{self, Jwt};
 use crate::token::personal::{self, memory::Memory};
 use crate::vault::{AppKeys, Secrets};
+use crate::web::answer::is_login_by_program;
 use crate::web::assets;
 use crate::{
-    activity, admin, dashboard, devices, forward_auth, health, profile, registration, session,
-    token,
+    activity, admin, dashboard, devices, dialects, forward_auth, health, profile, registration,
+    session, token,
 };
 
 /// What every handler may reach.
@@ -174,6 +175,15 @@ pub fn routes(app: Data<App>) -> impl FnOnce(&mut ServiceConfig) {
                     .wrap(cors(&app.config))
                     .configure(api),
             )
+            // Programs of an older dialect, where a page has the same path: no session, no cookie.
+            .service(
+                at("/login", [(Method::POST, to(dialects::log_in))])
+                    .guard(guard::fn_guard(is_programs_login))
+                    .wrap(cors(&app.config)),
+            )
+            .service(
+                at("/refresh", [(Method::POST, to(dialects::refresh))]).wrap(cors(&app.config)),
+            )
             .service(
                 web::scope("")
                     .wrap(IdentityMiddleware::default())
@@ -226,7 +236,11 @@ fn api(config: &mut ServiceConfig) {
             (Method::POST, to(personal::http::create)),
         ]))
         .service(at("/v1/tokens/{id}", [(Method::DELETE, to(personal::http::delete))]))
-        .service(at("/v1/audit", [(Method::GET, to(activity::http::list))]));
+        .service(at("/v1/audit", [(Method::GET, to(activity::http::list))]))
+        .service(at("/auth/login", [(Method::POST, to(dialects::api::log_in))]))
+        .service(at("/auth/refresh", [(Method::POST, to(dialects::api::refresh))]))
+        .service(at("/auth/logout", [(Method::POST, to(dialects::api::log_out))]))
+        .service(at("/users", [(Method::GET, to(dialects::api::users))]));
 }
 
 #[rustfmt::skip]
@@ -297,6 +311,13 @@ fn at<const N: usize>(path: &str, methods: [(Method, Route); N]) -> Resource {
             .finish();
         std::future::ready(refused)
     }))
+}
+
+/// A program's login, or a browser that asks whether a page of another origin may send one.
+fn is_programs_login(context: &GuardContext<'_>) -> bool {
+    let head = context.head();
+    let asks = head.headers().contains_key(ACCESS_CONTROL_REQUEST_METHOD);
+    is_login_by_program(head) || (head.method == Method::OPTIONS && asks)
 }
 
 /// A request that brings a credential of its own is not a browser's session.

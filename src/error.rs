@@ -267,6 +267,25 @@ impl AppError {
         }
         problem
     }
+
+    /// The body of the answer in the older dialect of `/api/auth`. What a problem says beside its
+    /// detail, which fields are wrong, stands in the message.
+    pub fn envelope(&self) -> serde_json::Value {
+        let name = self.code().name();
+        let message = match self {
+            Self::Invalid(FieldErrors(errors)) | Self::Conflict(FieldErrors(errors))
+                if !errors.is_empty() =>
+            {
+                let fields = errors.iter();
+                let told = fields.map(|(field, told)| format!("{field}: {}", told.join(" ")));
+                told.collect::<Vec<_>>().join(" ")
+            }
+            _ => Lang::English
+                .text(&format!("error.{name}.detail"))
+                .into_owned(),
+        };
+        json!({"success": false, "error": {"code": name, "message": message}})
+    }
 }
 
 impl fmt::Display for AppError {

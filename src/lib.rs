@@ -15,6 +15,7 @@ pub mod config;
 pub mod dashboard;
 pub mod db;
 pub mod devices;
+pub mod dialects;
 pub mod error;
 pub mod figures;
 pub mod forward_auth;

@@ -18,6 +18,7 @@ use crate::config::Secret;
 use crate::db::{AnyConnection, Db, DbError, hold_roles, is_unique_violation};
 use crate::login::{self, Cause, Client, Login};
 use crate::session::keeper;
+use crate::token::personal;
 use crate::vault::random;
 
 /// Who does it, and from where.
@@ -273,6 +274,28 @@ pub fn end_logins(
     Ok(Outcome::Done(Box::new(Done {
         user,
         ended,
+        cause: Cause::Revoked,
+        is_renamed: false,
+    })))
+}
+
+/// Revokes every personal token of a person.
+///
+/// # Errors
+/// When the database refuses.
+pub fn revoke_tokens(
+    conn: &mut AnyConnection,
+    id: &str,
+    doer: &Doer,
+    now: Timestamp,
+) -> QueryResult<Outcome> {
+    let Some(user) = account::by_id(conn, id)? else {
+        return Ok(Outcome::Unknown);
+    };
+    personal::revoke_all_of(conn, id, doer.actor(), now)?;
+    Ok(Outcome::Done(Box::new(Done {
+        user,
+        ended: Vec::new(),
         cause: Cause::Revoked,
         is_renamed: false,
     })))

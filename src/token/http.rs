@@ -57,12 +57,7 @@ pub async fn token(
     let name = asked.username.or(asked.email).unwrap_or_default();
     let user = sign_in::authenticate(&app, &name, &asked.password, &client).await?;
     let now = app.clock.now();
-    let (person, clocks) = (user.clone(), app.config.clocks.clone());
-    let begun = app
-        .db
-        .write(move |conn| super::begin(conn, &person, &client, &clocks, now));
-    let begun = begun.await?.ok_or(Code::InvalidCredentials)?;
-    let pair = Pair::first(&app, user, begun, now)?;
+    let (pair, ()) = super::open(&app, user, client, now, |_, _, _| Ok(())).await?;
     let data = deliver(&req, &app, &pair, asked.refresh_token_delivery, now);
     Ok(success("Logged in.", data))
 }
@@ -162,14 +157,23 @@ async fn as_it_is(
     Ok(Some(data))
 }
 
-/// `POST /api/v1/auth/logout`: by access token, or by the refresh token once that has expired.
+/// `POST /api/v1/auth/logout`.
 pub async fn logout(
     req: HttpRequest,
     app: web::Data<App>,
     payload: web::Payload,
 ) -> Result<HttpResponse, AppError> {
+    end(&req, &app, payload).await?;
+    Ok(logged_out(&req, &app))
+}
+
+/// Ends the login of the request's access token, or of its refresh token once that has expired.
+///
+/// # Errors
+/// 401 where the request names no login that lives, 403 for a personal token.
+pub async fn end(req: &HttpRequest, app: &App, payload: web::Payload) -> Result<(), AppError> {
     let now = app.clock.now();
-    let bearer = Presented::read(&req, &app)?;
+    let bearer = Presented::read(req, app)?;
     let login = match &bearer {
         Presented::Good(claims) => {
             let sid = claims.sid.clone();
@@ -180,11 +184,11 @@ pub async fn logout(
         Presented::Personal(_) => return Err(Code::Forbidden.into()),
         Presented::Invalid | Presented::Revoked(_) => return Err(bearer.refusal()),
         Presented::Expired(_) | Presented::Nothing => {
-            let token = match presented(&req, &app, payload).await {
+            let token = match presented(req, app, payload).await {
                 Err(AppError::Problem(Code::RefreshMissing)) => return Err(bearer.refusal()),
                 carried => carried?.text,
             };
-            let login = by_refresh_token(&app, &token).await?;
+            let login = by_refresh_token(app, &token).await?;
             // Tokens of two logins never mix, also where only the one can still be used.
             if matches!(&bearer, Presented::Expired(claims) if claims.sid != login.id) {
                 return Err(Code::TokenMismatch.into());
@@ -192,7 +196,7 @@ pub async fn logout(
             login
         }
     };
-    let client = origin::client(&req, &app.config, Some(&login.device));
+    let client = origin::client(req, &app.config, Some(&login.device));
     let ending = login.clone();
     app.db
         .write(move |conn| {
@@ -201,7 +205,7 @@ pub async fn logout(
         })
         .await?;
     app.announce(&login, Cause::LoggedOut);
-    Ok(logged_out(&req, &app))
+    Ok(())
 }
 
 /// The answer to a logout, with which the browser forgets what it holds of the login.

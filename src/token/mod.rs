@@ -16,7 +16,7 @@ use crate::app::App;
 use crate::clock::Timestamp;
 use crate::config::Clocks;
 use crate::db::AnyConnection;
-use crate::error::AppError;
+use crate::error::{AppError, Code};
 use crate::figures::{Figure, Figures};
 use crate::login::rotation::{self, Next, PlainToken, Purpose, Rotation, TokenId};
 use crate::login::{self, Client, Kind, Login};
@@ -61,6 +61,30 @@ pub fn begin(
         refresh,
         refresh_expires_at,
     }))
+}
+
+/// Begins a login by API for somebody whose password is right, and gives its first pair; `beside` is
+/// done in the same transaction.
+///
+/// # Errors
+/// 401 when the person has changed since they were read; 503 when it cannot be done now.
+pub async fn open<T: Send + 'static>(
+    app: &App,
+    user: User,
+    client: Client,
+    now: Timestamp,
+    beside: impl FnOnce(&mut AnyConnection, &Login, &Client) -> QueryResult<T> + Send + 'static,
+) -> Result<(Pair, T), AppError> {
+    let (person, clocks) = (user.clone(), app.config.clocks.clone());
+    let begun = app.db.write(move |conn| {
+        let Some(begun) = begin(conn, &person, &client, &clocks, now)? else {
+            return Ok(None);
+        };
+        let more = beside(conn, &begun.login, &client)?;
+        Ok(Some((begun, more)))
+    });
+    let (begun, more) = begun.await?.ok_or(Code::InvalidCredentials)?;
+    Ok((Pair::first(app, user, begun, now)?, more))
 }
 
 /// An access token and the refresh token beside it.

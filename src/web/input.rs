@@ -4,15 +4,16 @@
 use std::pin::Pin;
 use std::time::Duration;
 
-use actix_web::dev::Payload;
-use actix_web::http::header::CONTENT_TYPE;
+use actix_web::dev::{Payload, RequestHead};
+use actix_web::http::Method;
+use actix_web::http::header::{CONTENT_TYPE, HeaderMap};
 use actix_web::web::{Bytes, BytesMut};
 use actix_web::{FromRequest, HttpRequest};
 use futures_util::StreamExt;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
-use super::origin::header;
+use super::origin::single;
 use crate::account::is_invisible;
 use crate::error::{AppError, Code, FieldErrors};
 
@@ -105,7 +106,7 @@ impl<T: DeserializeOwned + Check + 'static> FromRequest for JsonOrForm<T> {
     type Future = Pin<Box<dyn Future<Output = Result<Self, AppError>>>>;
 
     fn from_request(req: &HttpRequest, payload: &mut Payload) -> Self::Future {
-        let as_json = media_type(req).is_some_and(|kind| is_json(&kind));
+        let as_json = media_type(req.headers()).is_some_and(|kind| is_json(&kind));
         let body = body(req, payload, |kind| is_json(kind) || is_form(kind));
         Box::pin(async move {
             let body = body.await?;
@@ -150,7 +151,7 @@ pub async fn optional_json<T: DeserializeOwned + Check + Default>(
     if bytes.is_empty() {
         return Ok(T::default());
     }
-    if media_type(req).is_none_or(|kind| !is_json(&kind)) {
+    if media_type(req.headers()).is_none_or(|kind| !is_json(&kind)) {
         return Err(Code::UnsupportedMediaType.into());
     }
     json(&bytes)
@@ -188,7 +189,7 @@ fn body(
     payload: &mut Payload,
     accepts: fn(&str) -> bool,
 ) -> impl Future<Output = Result<Bytes, AppError>> + use<> {
-    let fits = media_type(req).is_some_and(|kind| accepts(&kind));
+    let fits = media_type(req.headers()).is_some_and(|kind| accepts(&kind));
     let mut payload = payload.take();
     async move {
         if !fits {
@@ -206,8 +207,13 @@ fn is_json(kind: &str) -> bool {
     kind == "application/json" || kind.ends_with("+json")
 }
 
-fn media_type(req: &HttpRequest) -> Option<String> {
-    let kind = header(req, CONTENT_TYPE)?.split(';').next()?;
+/// Whether a program posts JSON, where a page would post its form.
+pub fn is_json_post(head: &RequestHead) -> bool {
+    head.method == Method::POST && media_type(&head.headers).is_some_and(|kind| is_json(&kind))
+}
+
+fn media_type(headers: &HeaderMap) -> Option<String> {
+    let kind = single(headers, CONTENT_TYPE)?.split(';').next()?;
     Some(kind.trim().to_ascii_lowercase())
 }
 

@@ -8,7 +8,7 @@ use super::input::{self, Check, Query};
 use crate::error::{AppError, FieldErrors};
 
 /// The longest piece that may be asked for.
-const MOST: i64 = 200;
+pub const MOST: i64 = 200;
 const USUAL: i64 = 50;
 
 /// Which piece of a list is asked for.

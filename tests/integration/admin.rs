@@ -7,6 +7,7 @@ use gapura::account::{self, Role, User};
 use gapura::admin::{self, Changes, Doer, Outcome, Refusal, overview};
 use gapura::audit::{self, Event};
 use gapura::login::{self, Client};
+use gapura::token::personal;
 use reqwest::Method;
 use serde_json::{Value, json};
 
@@ -368,6 +369,89 @@ async fn one_login_of_somebody_ends_or_all_of_them() {
         let own = format!("/admin/users/{}", root_id.clone().unwrap());
         root.post(&own, &[("act", "end_logins")]).await.expect(303);
         root.open("/admin").await.expect(200);
+    }
+}
+
+#[actix_web::test]
+async fn the_personal_tokens_of_somebody_are_counted_and_revoked() {
+    for backend in Backend::ALL {
+        let app = TestApp::start(backend).await;
+        let root = administrator(&app).await;
+        let path = format!("/admin/users/{}", user(&app, "ada").await.id);
+        let counted = async || {
+            let page = root.open(&path).await.expect(200).body;
+            let (_, fact) = page.split_once("<dt>Personal tokens</dt><dd>").unwrap();
+            let offered = page.contains("value=\"revoke_tokens\"");
+            (fact.split('<').next().unwrap().to_owned(), offered)
+        };
+        assert_eq!(counted().await, ("None".to_owned(), false));
+        let (ada, bob) = (bearer(&app, "ada").await, bearer(&app, "bob").await);
+        let make = async |by: &str, days: u64| {
+            let body = json!({"name": "A job", "expires_in_days": days});
+            let made = call(&app, by, Method::POST, "/api/v1/tokens", &body).await;
+            let made = made.expect(201).json();
+            made["data"]["token"].as_str().unwrap().to_owned()
+        };
+        let (short, long, bobs) = (
+            make(&ada, 1).await,
+            make(&ada, 30).await,
+            make(&bob, 30).await,
+        );
+        let body = json!({"email": "ada", "password": TestApp::PASSWORD});
+        let till = app.post_json("/api/auth/login", &body).await;
+        let till: Value = till.json().await.unwrap();
+        let with_login = till["data"]["sanctum_token"].as_str().unwrap();
+        assert_eq!(counted().await, ("3".to_owned(), true));
+        let jwt = till["data"]["jwt_token"].as_str().unwrap();
+        let out = call(&app, jwt, Method::POST, "/api/auth/logout", &Value::Null).await;
+        out.expect(200);
+        assert_eq!(
+            counted().await,
+            ("2".to_owned(), true),
+            "ended with its login"
+        );
+        for token in [&short, &long, &bobs] {
+            assert!(is_in(&app, token).await);
+        }
+        assert!(!is_in(&app, with_login).await);
+
+        app.advance(11 * MINUTE);
+        root.open(&path).await.expect(200);
+        let asked = do_to(&root, "ada", "revoke_tokens").await.expect(403);
+        assert!(asked.body.contains("name=\"current_password\""));
+        assert!(is_in(&app, &long).await);
+        let given = [
+            ("act", "revoke_tokens"),
+            ("current_password", TestApp::PASSWORD),
+        ];
+        let done = format!("{path}?done=revoke_tokens");
+        root.post(&path, &given).await.expect_redirect(&done);
+        let page = root.open(&done).await.expect(200);
+        assert!(page.body.contains("All their personal tokens are revoked."));
+        assert!(!is_in(&app, &short).await && !is_in(&app, &long).await);
+        assert!(is_in(&app, &bobs).await && is_in(&app, &ada).await);
+        assert_eq!(counted().await, ("None".to_owned(), false));
+        let root_id = Some(user(&app, "root").await.id);
+        let events = events(&app, "ada").await;
+        let revoked: Vec<_> = events
+            .iter()
+            .filter(|event| event.kind == "token_revoked")
+            .map(|event| (&event.actor_id, event.detail.as_deref()))
+            .collect();
+        assert_eq!(revoked, [(&root_id, Some("A job")); 2]);
+
+        let expiring = make(&bearer(&app, "ada").await, 1).await;
+        assert_eq!(counted().await.0, "1");
+        assert!(is_in(&app, &expiring).await);
+        // The administrator's own session does not last until then.
+        app.advance(24 * 60 * MINUTE);
+        let id = user(&app, "ada").await.id;
+        let now = app.now();
+        let living = app
+            .app
+            .db
+            .read(move |conn| personal::count_living(conn, &id, now));
+        assert_eq!(living.await.unwrap(), 0);
     }
 }
 

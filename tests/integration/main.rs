@@ -13,6 +13,8 @@ mod auto_refresh;
 mod browser;
 mod chromium;
 mod cors;
+mod dialects;
+mod examples;
 mod faults;
 mod gate;
 mod harness;

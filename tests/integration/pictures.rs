@@ -268,6 +268,8 @@ async fn every_page_of_administration(language: &'static str) {
         found.await.expect("a database").expect("a person").id
     };
     let ada = format!("/admin/users/{}", id("ada").await);
+    let body = json!({"email": "ada", "password": TestApp::PASSWORD});
+    assert_eq!(app.post_json("/api/auth/login", &body).await.status(), 200);
     root.go(&ada).await;
     gallery.hang("person").await;
     root.click("form:has([value=reset_password]) button").await;
