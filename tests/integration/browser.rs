@@ -3,7 +3,6 @@
 
 use std::time::Duration;
 
-use fantoccini::Locator;
 use fantoccini::key::Key;
 use serde_json::json;
 use tokio::time::Instant;
