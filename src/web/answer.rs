@@ -101,12 +101,10 @@ impl Dress {
         let starts = |with: &[&str]| with.iter().any(|start| path.starts_with(start));
         let json = ["/api/", "/.well-known/", "/healthz", "/readyz", "/static/"];
         let lies_under = |parents: &[&str]| {
-            let rests = parents
+            let mut rests = parents
                 .iter()
                 .filter_map(|parent| path.strip_prefix(parent));
-            rests
-                .into_iter()
-                .any(|rest| rest.is_empty() || rest.starts_with('/'))
+            rests.any(|rest| rest.is_empty() || rest.starts_with('/'))
         };
         if lies_under(&["/api/auth", "/api/users"]) {
             Self::Envelope

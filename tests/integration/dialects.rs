@@ -317,6 +317,13 @@ async fn a_short_login_has_a_short_personal_token() {
         let app = TestApp::start_with(Backend::Embedded, &settings).await;
         let answer = ENVELOPE.log_in(&app, "ada", TestApp::PASSWORD).await;
         let token = answer.expect(200).json()["data"]["sanctum_token"].clone();
+        let ends = app.now() + lives * DAY;
+        let headers = [("x-sanctum-token", text(&token))];
+        let list = ask(&app, Method::GET, "/api/v1/tokens", &headers).await;
+        assert_eq!(
+            list.expect(200).json()["data"][0]["expires_at"],
+            json!(ends)
+        );
         app.advance(lives * DAY - SECOND);
         me(&app, "x-sanctum-token", text(&token)).await.expect(200);
         app.advance(SECOND);
