@@ -370,9 +370,10 @@ async fn show(
 ) -> Result<HttpResponse, AppError> {
     let now = app.clock.now();
     let id = user.id.clone();
+    let here = session.clone();
     let idle_timeout = app.config.clocks.session_idle_timeout;
     let read = app.db.read(move |conn| {
-        let logins = devices::living_of(conn, &id, idle_timeout, now)?;
+        let logins = devices::living_of(conn, &id, &here, idle_timeout, now)?;
         let events = audit::page(conn, &Filter::of_user(&id), None, EVENTS_SHOWN)?;
         let last = super::last_logins(conn, &[&id])?;
         Ok((logins, events, last))

@@ -52,10 +52,11 @@ pub async fn page(
 ) -> Result<HttpResponse, AppError> {
     let now = app.clock.now();
     let user_id = session.record.user_id.clone();
+    let here = session.clone();
     let idle_timeout = app.config.clocks.session_idle_timeout;
     let logins = app
         .db
-        .read(move |conn| living_of(conn, &user_id, idle_timeout, now))
+        .read(move |conn| living_of(conn, &user_id, &here, idle_timeout, now))
         .await?;
     let page = Page::signed_in(&req, &app, &session, "sessions", now);
     let current = &session.record.login_id;

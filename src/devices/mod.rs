@@ -10,6 +10,7 @@ use crate::audit::Actor;
 use crate::clock::Timestamp;
 use crate::db::AnyConnection;
 use crate::login::{self, Cause, Client, Kind, Login};
+use crate::session::extract::BrowserSession;
 use crate::session::idle_end;
 
 /// More logins than this are shown by no page; a person with so many ends them all at once.
@@ -21,20 +22,25 @@ pub struct Living {
     pub ends: Timestamp,
 }
 
-/// The logins of a person, for a page.
+/// The logins of a person, for a page. Of the login that opens it, `session` knows better than the
+/// database when somebody was last there.
 ///
 /// # Errors
 /// When the database refuses.
 pub fn living_of(
     conn: &mut AnyConnection,
     user_id: &str,
+    session: &BrowserSession,
     idle_timeout: Duration,
     now: Timestamp,
 ) -> QueryResult<Vec<Living>> {
     let logins = login::usable_of(conn, user_id, None, MOST_SHOWN, now - idle_timeout, now)?;
     let ids: Vec<&str> = logins.iter().map(|login| login.id.as_str()).collect();
     let tokens = login::tokens_until(conn, &ids)?;
-    let living = |login: Login| {
+    let living = |mut login: Login| {
+        if login.id == session.record.login_id {
+            login.last_activity_at = login.last_activity_at.max(session.last_activity);
+        }
         let idle = (login.kind == Kind::Browser.name())
             .then(|| idle_end(login.last_activity_at, idle_timeout));
         // Whoever is remembered, or has a refresh token, can come back after that.

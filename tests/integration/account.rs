@@ -213,3 +213,19 @@ async fn every_login_says_what_ends_it_and_when_and_never_that_it_has_ended() {
         );
     }
 }
+
+#[actix_web::test]
+async fn the_login_that_opens_the_list_was_active_just_now() {
+    for backend in Backend::ALL {
+        let app = TestApp::start(backend).await;
+        let ada = Browser::new(&app, "ada").log_in().await;
+        app.advance(Duration::from_secs(2 * 3600));
+        let page = ada.open("/dashboard/sessions").await.expect(200).body;
+        let times: Vec<_> = page
+            .split("data-relative>")
+            .skip(1)
+            .map(|rest| rest.split('<').next().unwrap())
+            .collect();
+        assert_eq!(times, ["just now", "2 hours ago", "in 20 hours"]);
+    }
+}
