@@ -19,10 +19,10 @@ use crate::app::App;
 use crate::audit::{self, Filter};
 use crate::caller::admin::{AdminForm, AdminSession};
 use crate::clock::Timestamp;
-use crate::devices::http::{Device, MOST_SHOWN, device};
+use crate::devices;
+use crate::devices::http::{Device, device};
 use crate::error::{AppError, Code, FieldErrors};
 use crate::figures::DAY;
-use crate::login;
 use crate::session::extract::{BrowserSession, FormToken};
 use crate::token::personal;
 use crate::web::chart::{Chart, Column, Drawing, Series, Shape, Tone};
@@ -375,9 +375,10 @@ async fn show(
 ) -> Result<HttpResponse, AppError> {
     let now = app.clock.now();
     let id = user.id.clone();
-    let idle_since = now - app.config.clocks.session_idle_timeout;
+    let here = session.clone();
+    let idle_timeout = app.config.clocks.session_idle_timeout;
     let read = app.db.read(move |conn| {
-        let logins = login::usable_of(conn, &id, None, MOST_SHOWN, idle_since, now)?;
+        let logins = devices::living_of(conn, &id, &here, idle_timeout, now)?;
         let events = audit::page(conn, &Filter::of_user(&id), None, EVENTS_SHOWN)?;
         let last = super::last_logins(conn, &[&id])?;
         let tokens = personal::count_living(conn, &id, now)?;
@@ -395,7 +396,7 @@ async fn show(
         person: Person::new(&page, user, last.get(&user.id).copied(), now),
         devices: logins
             .iter()
-            .map(|login| device(&page, app, login, current, now))
+            .map(|living| device(&page, living, current, now))
             .collect(),
         tokens: (tokens > 0).then(|| page.language().number(tokens as f64)),
         events: events

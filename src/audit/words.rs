@@ -58,6 +58,8 @@ pub fn device(lang: Lang, name: &str) -> String {
 pub fn place(lang: Lang, event: &Event) -> String {
     match event.device.as_deref() {
         Some(name) => device(lang, name),
+        // Of itself, as with its keys.
+        None if event.user_id.is_none() => "Gapura".to_owned(),
         None if event.is_by_another() => lang.text("device.administrator").into_owned(),
         None => lang.text("device.unknown").into_owned(),
     }

@@ -8,7 +8,7 @@ use askama::Template;
 use serde::Serialize;
 use serde_json::json;
 
-use super::end_one;
+use super::{Living, end_one, living_of};
 use crate::app::App;
 use crate::audit::{Actor, words};
 use crate::caller::Caller;
@@ -21,9 +21,6 @@ use crate::session::idle_end;
 use crate::web::page::{Page, When, render};
 use crate::web::paging::{Paging, success_list};
 use crate::web::{origin, see_other, success};
-
-/// More logins than this are shown by no page; a person with so many ends them all at once.
-pub const MOST_SHOWN: i64 = 500;
 
 #[derive(Template)]
 #[template(path = "sessions.html")]
@@ -42,7 +39,7 @@ pub struct Device {
     pub started: When,
     pub last_active: When,
     pub ends: When,
-    /// The idle end comes before the hard one.
+    /// It ends earlier than it must, if nobody uses it.
     pub ends_if_away: bool,
     pub is_current: bool,
 }
@@ -55,16 +52,17 @@ pub async fn page(
 ) -> Result<HttpResponse, AppError> {
     let now = app.clock.now();
     let user_id = session.record.user_id.clone();
-    let idle_since = now - app.config.clocks.session_idle_timeout;
+    let here = session.clone();
+    let idle_timeout = app.config.clocks.session_idle_timeout;
     let logins = app
         .db
-        .read(move |conn| login::usable_of(conn, &user_id, None, MOST_SHOWN, idle_since, now))
+        .read(move |conn| living_of(conn, &user_id, &here, idle_timeout, now))
         .await?;
     let page = Page::signed_in(&req, &app, &session, "sessions", now);
     let current = &session.record.login_id;
     let mut devices: Vec<Device> = logins
         .iter()
-        .map(|login| device(&page, &app, login, current, now))
+        .map(|living| device(&page, living, current, now))
         .collect();
     devices.sort_by_key(|device| (!device.is_current, Reverse(device.last_active.iso.clone())));
     let others = devices.iter().filter(|device| !device.is_current).count();
@@ -79,9 +77,8 @@ pub async fn page(
 }
 
 /// A login for the page; `current` is the one that asks.
-pub fn device(page: &Page, app: &App, login: &Login, current: &str, now: Timestamp) -> Device {
-    let idle_until = idle_until(app, login);
-    let ends = idle_until.map_or(login.expires_at, |idle| idle.min(login.expires_at));
+pub fn device(page: &Page, living: &Living, current: &str, now: Timestamp) -> Device {
+    let Living { login, ends } = living;
     let unnamed = if login.kind == Kind::Api.name() {
         "device.api"
     } else {
@@ -98,8 +95,8 @@ pub fn device(page: &Page, app: &App, login: &Login, current: &str, now: Timesta
         address: login.ip.clone(),
         started: page.when(login.started_at, now),
         last_active: page.when(login.last_activity_at, now),
-        ends: page.when(ends, now),
-        ends_if_away: ends < login.expires_at,
+        ends: page.when(*ends, now),
+        ends_if_away: *ends < login.expires_at,
         is_current: login.id == current,
     }
 }

@@ -420,6 +420,77 @@ async fn everything_needed_works_without_javascript() {
 }
 
 #[actix_web::test]
+async fn what_a_person_changes_is_changed_without_javascript() {
+    let app = serve(&[]).await;
+    let setup = Setup {
+        javascript: false,
+        ..Setup::default()
+    };
+    let root = Chromium::open_as(&app, setup).await;
+    root.log_in("root").await;
+    root.go("/dashboard/profile").await;
+    root.write("#name", "Grace Hopper").await;
+    root.click("main button[type=submit]").await;
+    root.until("document.querySelector('main [role=status]') !== null")
+        .await;
+    assert_eq!(
+        root.text("main [role=status]").await,
+        "Your profile is saved."
+    );
+
+    root.go("/dashboard/tokens").await;
+    root.write("#name", "Label printer").await;
+    root.click("input[value='profile:read']").await;
+    root.click(".token-form .button").await;
+    root.until("document.querySelector('#new-token') !== null")
+        .await;
+    let token = "document.querySelector('#new-token').value";
+    let token = root.evaluate(token).await;
+    assert!(token.as_str().is_some_and(|token| token.contains("|gpr_")));
+    root.click(".token .button").await;
+    root.until("document.querySelector('.empty-title') !== null")
+        .await;
+    assert_eq!(root.text(".empty-title").await, "No tokens yet");
+
+    let body = json!({"username": "root", "password": TestApp::PASSWORD, "device_name": "Phone"});
+    app.post_json("/api/v1/auth/token", &body).await;
+    root.go("/dashboard/sessions").await;
+    root.click(".device form .button").await;
+    root.until("document.querySelectorAll('.device').length === 1")
+        .await;
+
+    // What needs the password asks for it in between, and goes on.
+    app.advance(Duration::from_secs(11 * 60));
+    root.go("/admin/users").await;
+    root.click(".people li:first-child a").await;
+    root.until("document.querySelector('.acts') !== null").await;
+    root.click("form:has([value=disable]) button").await;
+    root.until("document.querySelector('#current_password') !== null")
+        .await;
+    root.write("#current_password", TestApp::PASSWORD).await;
+    root.click("main button[type=submit]").await;
+    root.until("document.querySelector('main [role=status]') !== null")
+        .await;
+    assert!(
+        root.text("main [role=status]")
+            .await
+            .contains("is disabled")
+    );
+    root.go("/admin/activity?show=changes").await;
+    root.write("#person", "ada").await;
+    root.click(".search .button").await;
+    root.arrive("/admin/activity?show=changes&period=all&person=ada")
+        .await;
+    let told = root.text(".event-text").await;
+    assert_eq!(told, "The account was disabled, by root");
+    root.go("/admin/activity").await;
+    root.click(".chart-figures summary").await;
+    root.until("document.querySelector('.chart-figures').open")
+        .await;
+    root.close().await;
+}
+
+#[actix_web::test]
 async fn the_keyboard_is_enough() {
     let app = serve(&[]).await;
     let ada = Chromium::open(&app).await;
