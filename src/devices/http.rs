@@ -5,8 +5,8 @@ use std::cmp::Reverse;
 use actix_web::http::StatusCode;
 use actix_web::{HttpRequest, HttpResponse, web};
 use askama::Template;
+use schemars::JsonSchema;
 use serde::Serialize;
-use serde_json::json;
 
 use super::end_one;
 use crate::app::App;
@@ -19,8 +19,8 @@ use crate::login::{self, Cause, Kind, Login};
 use crate::session::extract::{BrowserSession, Confirmation, SessionForm};
 use crate::session::idle_end;
 use crate::web::page::{Page, When, render};
-use crate::web::paging::{Paging, success_list};
-use crate::web::{origin, see_other, success};
+use crate::web::paging::{List, Paging, success_list};
+use crate::web::{Success, origin, see_other, success};
 
 /// More logins than this are shown by no page; a person with so many ends them all at once.
 pub const MOST_SHOWN: i64 = 500;
@@ -146,16 +146,25 @@ pub async fn revoke_others(
     Ok(see_other("/dashboard/sessions"))
 }
 
-#[derive(Serialize)]
-struct SessionOut<'a> {
-    id: &'a str,
-    kind: &'a str,
-    device: &'a str,
-    ip: &'a str,
+/// A login.
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "Session")]
+pub struct SessionOut {
+    #[schemars(example = &"0199f0c1-2345-7abc-8def-0123456789ab")]
+    id: String,
+    #[schemars(extend("enum" = ["browser", "api"]))]
+    kind: String,
+    /// As the program named itself, or what the browser seems to be.
+    #[schemars(example = &"Firefox on Linux")]
+    device: String,
+    #[schemars(example = &"192.0.2.7")]
+    ip: String,
     started_at: Timestamp,
     last_activity_at: Timestamp,
+    /// `null` for a login by API, which has no idle end.
     idle_expires_at: Option<Timestamp>,
     expires_at: Timestamp,
+    /// Whether it is the one that asks.
     current: bool,
 }
 
@@ -164,7 +173,7 @@ pub async fn list(
     app: web::Data<App>,
     caller: Caller<SessionsRead>,
     paging: Paging,
-) -> Result<HttpResponse, AppError> {
+) -> Result<List<SessionOut>, AppError> {
     let now = app.clock.now();
     let user_id = caller.user_id().to_owned();
     let (rows, after) = (paging.rows(), paging.after.clone());
@@ -174,13 +183,13 @@ pub async fn list(
         .read(move |conn| login::usable_of(conn, &user_id, after.as_deref(), rows, idle_since, now))
         .await?;
     let (logins, next) = paging.cut(logins, |login| &login.id);
-    let out: Vec<SessionOut<'_>> = logins
+    let out: Vec<SessionOut> = logins
         .iter()
         .map(|login| SessionOut {
-            id: &login.id,
-            kind: &login.kind,
-            device: &login.device,
-            ip: &login.ip,
+            id: login.id.clone(),
+            kind: login.kind.clone(),
+            device: login.device.clone(),
+            ip: login.ip.clone(),
             started_at: login.started_at,
             last_activity_at: login.last_activity_at,
             idle_expires_at: idle_until(&app, login).map(|idle| idle.min(login.expires_at)),
@@ -197,10 +206,10 @@ pub async fn delete(
     app: web::Data<App>,
     caller: Caller<SessionsWrite>,
     id: web::Path<String>,
-) -> Result<HttpResponse, AppError> {
+) -> Result<Success<()>, AppError> {
     let ended = end_mine(&req, &app, caller.user_id().to_owned(), id.into_inner()).await?;
     if ended {
-        Ok(success("The login has ended.", json!(null)))
+        Ok(success("The login has ended.", ()))
     } else {
         Err(Code::NotFound.into())
     }
