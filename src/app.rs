@@ -35,8 +35,8 @@ use crate::token::personal::{self, memory::Memory};
 use crate::vault::{AppKeys, Secrets};
 use crate::web::assets;
 use crate::{
-    activity, admin, dashboard, devices, forward_auth, health, openapi, profile, registration, session,
-    token,
+    activity, admin, dashboard, devices, forward_auth, health, openapi, profile, registration,
+    session, token,
 };
 
 /// What every handler may reach.
@@ -266,14 +266,18 @@ pub fn api() -> Vec<Group> {
 
 /// Those outside of `/api`.
 pub fn bare() -> Group {
-    group("The server", "Whether it is well, and what its tokens are signed with.", vec![
-        (
-            "/.well-known/jwks.json",
-            vec![get(token::http::jwks, "Public keys of the access tokens")],
-        ),
-        ("/healthz", vec![get(health::healthz, "Alive")]),
-        ("/readyz", vec![get(health::readyz, "Able to serve")]),
-    ])
+    group(
+        "The server",
+        "Whether it is well, and what its tokens are signed with.",
+        vec![
+            (
+                "/.well-known/jwks.json",
+                vec![get(token::http::jwks, "Public keys of the access tokens")],
+            ),
+            ("/healthz", vec![get(health::healthz, "Alive")]),
+            ("/readyz", vec![get(health::readyz, "Able to serve")]),
+        ],
+    )
 }
 
 /// Routes that have to do with each other.
@@ -298,7 +302,10 @@ impl Group {
     fn serve(self, config: &mut ServiceConfig) {
         for (path, endpoints) in self.paths {
             let methods = endpoints.into_iter();
-            config.service(at(path, methods.map(|endpoint| (endpoint.method, endpoint.route))));
+            config.service(at(
+                path,
+                methods.map(|endpoint| (endpoint.method, endpoint.route)),
+            ));
         }
     }
 }

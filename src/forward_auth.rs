@@ -2,8 +2,8 @@
 //! (nginx `auth_request`, Caddy `forward_auth`, Traefik `ForwardAuth`). The answer is 200 or 401,
 //! never a redirect: where to send people is the proxy's business.
 
-use actix_web::http::header::HeaderValue;
 use actix_web::HttpRequest;
+use actix_web::http::header::HeaderValue;
 
 use crate::caller::{Credential, Visitor};
 use crate::error::AppError;

@@ -1,7 +1,7 @@
 //! `/healthz`: the process is alive. `/readyz`: it is able to serve, each part named.
 
-use actix_web::http::StatusCode;
 use actix_web::body::BoxBody;
+use actix_web::http::StatusCode;
 use actix_web::{HttpRequest, HttpResponse, Responder, web};
 use schemars::JsonSchema;
 use serde::Serialize;

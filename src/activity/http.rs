@@ -16,11 +16,11 @@ use crate::caller::admin::administrator;
 use crate::caller::scope::AuditRead;
 use crate::clock::Timestamp;
 use crate::error::{AppError, Code, FieldErrors};
+use crate::openapi::schema;
 use crate::session::extract::BrowserSession;
 use crate::web::chart::Drawing;
 use crate::web::input::{self, Check, Query};
 use crate::web::page::{Page, render};
-use crate::openapi::schema;
 use crate::web::paging::{List, Paging, success_list};
 
 const PATH: &str = "/dashboard/activity";

@@ -14,8 +14,8 @@ use crate::caller::step_up;
 use crate::clock::Timestamp;
 use crate::error::{AppError, Code, FieldErrors};
 use crate::i18n::Lang;
-use crate::web::input::{self, Check, Json, Query};
 use crate::openapi::schema;
+use crate::web::input::{self, Check, Json, Query};
 use crate::web::paging::{List, Paging, success_list};
 use crate::web::{Created, Success, created, origin, success};
 

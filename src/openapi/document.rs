@@ -27,7 +27,11 @@ fn make() -> Value {
     let mut tags = Vec::new();
     let api = app::api().into_iter().map(|group| ("/api", group));
     for (prefix, group) in api.chain([("", app::bare())]) {
-        let Group { name, about, paths: of_group } = group;
+        let Group {
+            name,
+            about,
+            paths: of_group,
+        } = group;
         tags.push(json!({"name": name, "description": about}));
         for (path, endpoints) in of_group {
             let path = format!("{prefix}{path}");
@@ -73,9 +77,9 @@ fn definitions(operation: &Operation) -> Map<String, Value> {
 
 fn told(endpoint: &Endpoint, operation: Operation, path: &str, tag: &str) -> Value {
     let mut words: Vec<&str> = path.split('/').filter(|part| !part.is_empty()).collect();
-    words.retain(|part| !["api", "v1", "{id}", ".well-known"].contains(part));
+    words.retain(|part| !["api", "v1", ".well-known"].contains(part) && !part.starts_with('{'));
     let name = words.join("-").replace(".json", "");
-    let many = if path.ends_with("{id}") { "-one" } else { "" };
+    let many = if path.ends_with('}') { "-one" } else { "" };
     let method = endpoint.method.as_str().to_ascii_lowercase();
     let responses = responses(&operation);
     let mut told = json!({
@@ -88,8 +92,20 @@ fn told(endpoint: &Endpoint, operation: Operation, path: &str, tag: &str) -> Val
     if !endpoint.description.is_empty() {
         told["description"] = json!(endpoint.description);
     }
-    if !operation.parameters.is_empty() {
-        told["parameters"] = json!(operation.parameters);
+    let ids = path
+        .split('/')
+        .filter_map(|part| part.strip_prefix('{')?.strip_suffix('}'));
+    let ids = ids.map(|name| {
+        json!({
+            "in": "path", "name": name, "required": true,
+            "description": if name == "id" { "Its id." } else { "The id of one of them." },
+            "schema": {"type": "string", "minLength": 1},
+            "example": "0199f0c1-2345-7abc-8def-0123456789ab",
+        })
+    });
+    let parameters: Vec<Value> = ids.chain(operation.parameters).collect();
+    if !parameters.is_empty() {
+        told["parameters"] = json!(parameters);
     }
     if let Some(body) = operation.body {
         told["requestBody"] = body;
@@ -105,13 +121,18 @@ fn responses(operation: &Operation) -> Value {
     let mut responses = Map::new();
     for (status, answer) in &operation.answers {
         let mut answer = answer.clone();
-        let names = ["X-Request-Id"].into_iter().chain(operation.headers.iter().copied());
+        let names = ["X-Request-Id"]
+            .into_iter()
+            .chain(operation.headers.iter().copied());
         let named = names.map(|name| (name.to_owned(), reference("headers", name)));
         answer["headers"] = Value::Object(named.collect());
         responses.insert(status.to_string(), answer);
     }
     let mut errors: BTreeMap<u16, Vec<Code>> = BTreeMap::new();
-    for code in Code::ALL.into_iter().filter(|code| operation.errors.contains(code.name())) {
+    for code in Code::ALL
+        .into_iter()
+        .filter(|code| operation.errors.contains(code.name()))
+    {
         errors.entry(code.status().as_u16()).or_default().push(code);
     }
     for (status, codes) in errors {
@@ -138,7 +159,9 @@ fn error(status: u16, codes: &[Code]) -> Value {
         let value = example(*code).problem(REQUEST_ID);
         (code.name().to_owned(), json!({"value": value}))
     });
-    let title = StatusCode::from_u16(status).ok().and_then(|status| status.canonical_reason());
+    let title = StatusCode::from_u16(status)
+        .ok()
+        .and_then(|status| status.canonical_reason());
     json!({
         "description": title.unwrap_or("The session is over"),
         "headers": headers.collect::<Map<_, _>>(),
@@ -218,7 +241,8 @@ fn security() -> Value {
 }
 
 fn headers() -> Value {
-    let header = |description: &str, schema: Value| json!({"description": description, "schema": schema});
+    let header =
+        |description: &str, schema: Value| json!({"description": description, "schema": schema});
     let text = || json!({"type": "string"});
     // In every answer that names them.
     let always = |mut header: Value| {
@@ -264,7 +288,9 @@ fn add_examples(document: &mut Value) {
         .filter_map(Value::as_object_mut)
         .flat_map(Map::values_mut);
     for operation in operations {
-        let Some(fields) = operation.as_object_mut() else { continue };
+        let Some(fields) = operation.as_object_mut() else {
+            continue;
+        };
         let mut bodies = Vec::new();
         for (name, value) in fields {
             match (name.as_str(), value) {
@@ -273,7 +299,9 @@ fn add_examples(document: &mut Value) {
                 _ => {}
             }
         }
-        let contents = bodies.into_iter().filter_map(|body| body["content"].as_object_mut());
+        let contents = bodies
+            .into_iter()
+            .filter_map(|body| body["content"].as_object_mut());
         for media in contents.flat_map(Map::values_mut) {
             if media.get("examples").is_none() {
                 media["example"] = example_of(&media["schema"], &schemas);
@@ -284,7 +312,10 @@ fn add_examples(document: &mut Value) {
 
 /// A value that fits a schema.
 pub fn example_of(schema: &Value, schemas: &Value) -> Value {
-    if let Some(name) = schema["$ref"].as_str().and_then(|path| path.rsplit('/').next()) {
+    if let Some(name) = schema["$ref"]
+        .as_str()
+        .and_then(|path| path.rsplit('/').next())
+    {
         return example_of(&schemas[name], schemas);
     }
     let first = |of: &Value| of.as_array().and_then(|values| values.first()).cloned();
@@ -297,7 +328,9 @@ pub fn example_of(schema: &Value, schemas: &Value) -> Value {
         return written;
     }
     if let Some(fields) = schema["properties"].as_object() {
-        let fields = fields.iter().map(|(name, field)| (name.clone(), example_of(field, schemas)));
+        let fields = fields
+            .iter()
+            .map(|(name, field)| (name.clone(), example_of(field, schemas)));
         return Value::Object(fields.collect());
     }
     let of_kind = |kind: &str| schema["type"] == kind || schema["type"][0] == kind;
@@ -306,6 +339,8 @@ pub fn example_of(schema: &Value, schemas: &Value) -> Value {
         () if of_kind("boolean") => json!(true),
         () if of_kind("integer") => json!(1),
         () if schema["type"] == "string" => json!("…"),
-        () => first(&schema["anyOf"]).map_or(Value::Null, |one| example_of(&one, schemas)),
+        () => first(&schema["anyOf"])
+            .or_else(|| first(&schema["oneOf"]))
+            .map_or(Value::Null, |one| example_of(&one, schemas)),
     }
 }

@@ -7,6 +7,7 @@ use actix_web::http::{Method, StatusCode};
 use actix_web::{Error, FromRequest, Handler, HttpRequest, HttpResponse, Responder, Route, web};
 use schemars::generate::{Contract, SchemaSettings};
 use schemars::{JsonSchema, SchemaGenerator};
+use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use crate::error::{AppError, Code};
@@ -150,15 +151,9 @@ impl<T: 'static> Input for web::Data<T> {
     fn describe(_: &mut Operation) {}
 }
 
-/// The id in a path.
-impl Input for web::Path<String> {
+/// What stands in braces in a path: an id. The path itself tells its name.
+impl<T: DeserializeOwned> Input for web::Path<T> {
     fn describe(operation: &mut Operation) {
-        operation.parameters.push(json!({
-            "in": "path", "name": "id", "required": true,
-            "description": "Its id.",
-            "schema": {"type": "string", "minLength": 1},
-            "example": "0199f0c1-2345-7abc-8def-0123456789ab",
-        }));
         operation.fails(&[Code::NotFound]);
     }
 }
@@ -168,8 +163,7 @@ pub trait Inputs: Sized {
     /// Reads one after the other, in the order of the handler's arguments: who is calling stands
     /// before the body, and is settled before a byte of it is read. (The framework would read all at
     /// once, and tell the first mistake that is ready.)
-    fn read(req: &HttpRequest, payload: &mut Payload)
-    -> impl Future<Output = Result<Self, Error>>;
+    fn read(req: &HttpRequest, payload: &mut Payload) -> impl Future<Output = Result<Self, Error>>;
     /// Says what they are.
     fn describe(operation: &mut Operation);
 }

@@ -173,6 +173,12 @@ fn kind(schema: &Value) -> String {
         let values: Vec<String> = values.iter().map(literal).collect();
         return values.join(" | ");
     }
+    if let Some(ways) = schema["oneOf"].as_array().or(schema["anyOf"].as_array())
+        && schema["type"].is_null()
+    {
+        let ways: Vec<String> = ways.iter().map(kind).collect();
+        return ways.join(" | ");
+    }
     if schema["type"] == "array" {
         return format!("list of {}", kind(&schema["items"]));
     }
@@ -184,7 +190,10 @@ fn kind(schema: &Value) -> String {
         name => text(name),
     };
     let mut words = vec![name];
-    if let Some(format) = schema["format"].as_str().filter(|format| !format.starts_with("int")) {
+    if let Some(format) = schema["format"]
+        .as_str()
+        .filter(|format| !format.starts_with("int"))
+    {
         words.push(format.to_owned());
     }
     for (key, before, after) in [
@@ -194,7 +203,10 @@ fn kind(schema: &Value) -> String {
         ("maximum", "up to ", ""),
     ] {
         let limit = &schema[key];
-        if limit.as_u64().is_some_and(|limit| limit > 1 || key == "minimum") {
+        if limit
+            .as_u64()
+            .is_some_and(|limit| limit > 1 || key == "minimum")
+        {
             words.push(format!("{before}{limit}{after}"));
         }
     }
@@ -203,7 +215,9 @@ fn kind(schema: &Value) -> String {
 }
 
 fn literal(value: &Value) -> String {
-    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
+    value
+        .as_str()
+        .map_or_else(|| value.to_string(), str::to_owned)
 }
 
 /// Each way in as its credentials, with the scope that a personal token needs.
@@ -239,7 +253,7 @@ fn curl(path: &str, method: &str, operation: &Value) -> String {
         "post" if !operation["requestBody"].is_null() => String::new(),
         method => format!(" -X {}", method.to_uppercase()),
     };
-    let path = path.replace("{id}", "$ID");
+    let path = path.replace('{', "$").replace('}', "").to_owned();
     let mut lines = vec![format!("curl -s{verb} \"$GAPURA{path}\"")];
     let ways = operation["security"].as_array().into_iter().flatten();
     if ways.into_iter().any(|way| way.get("accessToken").is_some()) {
@@ -254,7 +268,10 @@ fn curl(path: &str, method: &str, operation: &Value) -> String {
 }
 
 fn resolved(schema: &Value) -> &Value {
-    match schema["$ref"].as_str().and_then(|path| path.strip_prefix('#')) {
+    match schema["$ref"]
+        .as_str()
+        .and_then(|path| path.strip_prefix('#'))
+    {
         Some(path) => document().pointer(path).unwrap_or(schema),
         None => schema,
     }
@@ -271,7 +288,10 @@ fn text(value: &Value) -> String {
 /// As HTML: what stands between backticks is code.
 fn rich(value: &Value) -> String {
     let text = value.as_str().unwrap_or_default();
-    let text = text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;");
+    let text = text
+        .replace('&', "&amp;")
+        .replace('<', "&lt;")
+        .replace('>', "&gt;");
     let parts = text.split('`').enumerate();
     parts
         .map(|(number, part)| match number % 2 {

@@ -115,17 +115,21 @@ impl Input for Shown {
     fn describe(operation: &mut Operation) {
         OptionalJson::<RefreshRequest>::describe(operation);
         let places = [
-            ("header", "X-Refresh-Token", "The refresh token, where the body has none."),
-            ("cookie", "refresh_token", "The refresh token, where a cookie carries it."),
+            (
+                "header",
+                "X-Refresh-Token",
+                "The refresh token, where the body has none.",
+            ),
+            (
+                "cookie",
+                "refresh_token",
+                "The refresh token, where a cookie carries it.",
+            ),
         ];
         for (place, name, description) in places {
             operation.parameter(place, name, description, json!({"type": "string"}));
         }
-        operation.fails(&[
-            Code::RefreshMissing,
-            Code::RefreshInvalid,
-            Code::CsrfFailed,
-        ]);
+        operation.fails(&[Code::RefreshMissing, Code::RefreshInvalid, Code::CsrfFailed]);
     }
 }
 
@@ -185,7 +189,10 @@ pub async fn auto_refresh(
         && let Some(pair) = as_it_is(&req, &app, &carried, claims, now).await?
     {
         let refreshed = false;
-        return Ok(success("The tokens are good.", RefreshedOut { pair, refreshed }));
+        return Ok(success(
+            "The tokens are good.",
+            RefreshedOut { pair, refreshed },
+        ));
     }
     let of_login = bearer.claims().map(|claims| claims.sid.as_str());
     let pair = refresh::exchange(&req, &app, &carried.text, of_login, now).await?;
