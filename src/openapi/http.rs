@@ -33,7 +33,11 @@ impl Output for Document {
         let schema = json!({
             "type": "object",
             "required": ["openapi", "info", "paths"],
-            "properties": {"openapi": {"type": "string", "examples": ["3.1.1"]}},
+            "properties": {
+                "openapi": {"type": "string", "examples": ["3.1.1"]},
+                "info": {"type": "object", "examples": [{}]},
+                "paths": {"type": "object", "examples": [{}]},
+            },
         });
         operation.answers(200, "application/json", schema);
     }

@@ -326,9 +326,9 @@ pub async fn log_out(
 #[derive(Default, Deserialize, JsonSchema)]
 pub struct Ping {
     /// How long ago the person last did something.
-    #[serde(default)]
-    #[schemars(range(max = u32::MAX), example = 12)]
-    idle_seconds: u32,
+    #[serde(default, deserialize_with = "input::whole")]
+    #[schemars(range(max = u64::MAX), example = 12)]
+    idle_seconds: u64,
 }
 
 impl Check for Ping {
@@ -354,7 +354,7 @@ pub async fn update_activity(
     let now = app.clock.now();
     let clocks = match caller.credential {
         Credential::Session(session) => {
-            let at = activity_after_ping(session.last_activity, ping.idle_seconds.into(), now);
+            let at = activity_after_ping(session.last_activity, ping.idle_seconds, now);
             let session = session.touch(&app, at, now).await?;
             let idle_expires_at = idle_end(
                 session.last_activity,
@@ -369,7 +369,7 @@ pub async fn update_activity(
         }
         Credential::Personal(_) => return Err(Code::Forbidden.into()),
         Credential::Bearer(bearer) => {
-            let at = activity_after_ping(Timestamp::from_seconds(0), ping.idle_seconds.into(), now);
+            let at = activity_after_ping(Timestamp::from_seconds(0), ping.idle_seconds, now);
             let login = app.db.write(move |conn| {
                 login::mark_activity(conn, &bearer.claims.sid, at)?;
                 login::by_id(conn, &bearer.claims.sid)

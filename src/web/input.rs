@@ -203,6 +203,28 @@ pub fn given<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
     T::deserialize(from).map(Some)
 }
 
+/// A number without a fraction, however it is written: to JSON Schema `12.0` is an integer too.
+///
+/// # Errors
+/// Where it is anything else, or too large.
+pub fn whole<'de, D: Deserializer<'de>>(from: D) -> Result<u64, D::Error> {
+    /// 2⁶⁴, the first that is too large.
+    const END: f64 = 18_446_744_073_709_551_616.0;
+    let number = serde_json::Number::deserialize(from)?;
+    let float = number.as_f64().filter(|float| float.fract() == 0.0);
+    let fitting = float.filter(|float| (0.0..END).contains(float));
+    let whole = number.as_u64().or(fitting.map(|float| float as u64));
+    whole.ok_or_else(|| serde::de::Error::custom("not a whole number that fits"))
+}
+
+/// As [`whole`] and [`given`].
+///
+/// # Errors
+/// As they.
+pub fn given_whole<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u64>, D::Error> {
+    whole(from).map(Some)
+}
+
 /// Parses a JSON object and checks its fields.
 ///
 /// # Errors

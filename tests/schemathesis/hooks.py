@@ -1,8 +1,11 @@
 """Who Schemathesis calls as, so that nothing it tries locks it out of the rest."""
 
+import http.cookiejar
 import json
 import os
+import re
 import urllib.error
+import urllib.parse
 import urllib.request
 
 import schemathesis
@@ -27,7 +30,24 @@ def log_in(username):
     return ask("POST", "/api/v1/auth/token", {"username": username, "password": PASSWORD})
 
 
+def sit_down():
+    """The cookie and the form token of somebody who signed in at the login page."""
+    jar = http.cookiejar.CookieJar()
+    browser = urllib.request.build_opener(urllib.request.HTTPCookieProcessor(jar))
+
+    def form_token(page):
+        return re.search(r'name="csrf-token" content="([^"]+)"', page.read().decode()).group(1)
+
+    with browser.open(f"{SERVER}/login", timeout=10) as page:
+        token = form_token(page)
+    form = {"login": "admin", "password": PASSWORD, "csrf_token": token}
+    with browser.open(f"{SERVER}/login", urllib.parse.urlencode(form).encode(), timeout=10) as page:
+        token = form_token(page)
+    return "; ".join(f"{cookie.name}={cookie.value}" for cookie in jar), token
+
+
 ADMIN = log_in("admin")
+SEAT = sit_down()
 PEOPLE = {"admin": ADMIN["user"]["id"]}
 for name in ("leaver", "spare"):
     person = {"username": name, "email": f"{name}@example.org", "password": PASSWORD}
@@ -39,12 +59,18 @@ class Caller:
     token = ADMIN["access_token"]
 
     def get(self, case, context):
+        # For pages only.
+        if case.operation.path == "/api/password-strength":
+            return SEAT
         if case.operation.path in ENDS_LOGINS:
             return log_in("leaver")["access_token"]
         return Caller.token
 
     def set(self, case, data, context):
         case.headers = case.headers or {}
+        if data is SEAT:
+            case.headers["Cookie"], case.headers["X-CSRF-Token"] = SEAT
+            return
         case.headers["Authorization"] = f"Bearer {data}"
 
 

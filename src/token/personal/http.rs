@@ -114,8 +114,8 @@ pub struct NewToken {
     #[schemars(schema_with = "scopes_schema")]
     scopes: Option<Vec<String>>,
     /// At most as many as the server allows, which is also what is meant where nothing is said.
-    #[serde(default, deserialize_with = "input::given")]
-    #[schemars(with = "u32", range(min = 1), example = 90)]
+    #[serde(default, deserialize_with = "input::given_whole")]
+    #[schemars(with = "u64", range(min = 1, max = u64::MAX), example = 90)]
     expires_in_days: Option<u64>,
     /// Where the last one was given longer than ten minutes ago.
     #[serde(default, deserialize_with = "input::given")]
