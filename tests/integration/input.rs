@@ -288,7 +288,7 @@ async fn unknown_paths_and_methods_are_told_as_pages_or_problems() {
     for (path, allowed) in [
         (TOKEN, "POST"),
         ("/api/v1/auth/refresh", "POST"),
-        ("/api/v1/me", "GET, HEAD"),
+        ("/api/v1/me", "GET, HEAD, PATCH"),
         ("/api/update-activity", "POST"),
         ("/readyz", "GET, HEAD"),
         ("/static/x.js", "GET, HEAD"),
@@ -313,7 +313,7 @@ async fn unknown_paths_and_methods_are_told_as_pages_or_problems() {
         .delete(format!("{}/api/v1/me", app.url))
         .bearer_auth("x");
     let answer = request.send().await.expect("an answer");
-    assert_eq!(answer.headers()["allow"], "GET, HEAD");
+    assert_eq!(answer.headers()["allow"], "GET, HEAD, PATCH");
     problem(answer, 405, "method_not_allowed").await;
 }
 
