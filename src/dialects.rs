@@ -5,7 +5,7 @@
 
 use actix_web::{HttpRequest, HttpResponse, web};
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::app::App;
 use crate::clock::Timestamp;
@@ -70,11 +70,11 @@ pub async fn refresh(
 }
 
 fn tokens(pair: &Pair, now: Timestamp) -> HttpResponse {
-    let given = pair.to_json(true, now);
+    let given = pair.out(true, now);
     HttpResponse::Ok().json(json!({
-        "token": given["access_token"],
-        "refreshToken": given["refresh_token"],
-        "expiresIn": given["expires_in"],
+        "token": given.access_token,
+        "refreshToken": given.refresh_token,
+        "expiresIn": given.expires_in,
     }))
 }
 
@@ -98,20 +98,75 @@ async fn exchanged(
 pub mod api {
     use std::sync::Arc;
 
-    use actix_web::http::header::LINK;
+    use schemars::JsonSchema;
+    use serde::Serialize;
 
     use super::*;
     use crate::admin;
     use crate::caller::admin::AdminCaller;
     use crate::caller::scope::UsersRead;
+    use crate::openapi::schema;
+    use crate::token::OwnerOut;
+    use crate::token::http::{Leaving, Shown};
     use crate::token::personal::{self, Token};
+    use crate::web::Plain;
+    use crate::web::answer::Outgoing;
     use crate::web::paging::{self, Paging};
 
-    /// Body of `POST /api/auth/login`.
-    #[derive(Deserialize)]
-    pub struct Login {
+    /// What every answer is put into.
+    #[derive(Serialize, JsonSchema)]
+    #[schemars(rename = "Older{T}")]
+    pub struct Envelope<T> {
+        success: bool,
+        data: T,
+    }
+
+    /// The answer to a logout.
+    #[derive(Serialize, JsonSchema)]
+    #[schemars(rename = "OlderDone")]
+    pub struct Done {
+        success: bool,
+    }
+
+    /// What a login gives.
+    #[derive(Serialize, JsonSchema)]
+    #[schemars(rename = "Opened")]
+    pub struct OpenedOut {
+        user: OwnerOut,
+        jwt_token: String,
+        sanctum_token: String,
+        refresh_token: Option<String>,
+        expires_in: i64,
+    }
+
+    /// What a refresh gives.
+    #[derive(Serialize, JsonSchema)]
+    #[schemars(rename = "Exchanged")]
+    pub struct ExchangedOut {
+        jwt_token: String,
+        refresh_token: Option<String>,
+        expires_in: i64,
+    }
+
+    /// A person in the list.
+    #[derive(Serialize, JsonSchema)]
+    #[schemars(rename = "OlderPerson")]
+    pub struct PersonOut {
+        id: String,
+        name: String,
         email: String,
+    }
+
+    /// Body of `POST /api/auth/login`.
+    #[derive(Deserialize, JsonSchema)]
+    #[schemars(rename = "OlderLogin")]
+    pub struct Login {
+        #[schemars(schema_with = "schema::required::<254>", example = &"ada@example.org")]
+        email: String,
+        #[schemars(schema_with = "schema::password")]
         password: String,
+        #[serde(default, deserialize_with = "input::given")]
+        #[schemars(schema_with = "schema::text::<100>", example = &"my laptop")]
         device_name: Option<String>,
     }
 
@@ -132,7 +187,7 @@ pub mod api {
         req: HttpRequest,
         app: web::Data<App>,
         body: Json<Login>,
-    ) -> Result<HttpResponse, AppError> {
+    ) -> Result<Plain<Envelope<OpenedOut>>, AppError> {
         let asked = body.0;
         let client = origin::client(&req, &app.config, asked.device_name.as_deref());
         let user = sign_in::authenticate(&app, &asked.email, &asked.password, &client).await?;
@@ -151,19 +206,22 @@ pub mod api {
         if is_named {
             app.personal_tokens.forget();
         }
-        let given = pair.to_json(true, now);
-        Ok(success(json!({
-            "user": given["user"],
-            "jwt_token": given["access_token"],
-            "sanctum_token": personal.expose(),
-            "refresh_token": given["refresh_token"],
-            "expires_in": given["expires_in"],
-        })))
+        let given = pair.out(true, now);
+        Ok(success(OpenedOut {
+            user: given.user,
+            jwt_token: given.access_token,
+            sanctum_token: personal.expose().clone(),
+            refresh_token: given.refresh_token,
+            expires_in: given.expires_in,
+        }))
     }
 
     /// Body of `POST /api/auth/refresh`.
-    #[derive(Deserialize)]
+    #[derive(Deserialize, JsonSchema)]
+    #[schemars(rename = "OlderRefresh")]
     pub struct Refresh {
+        #[serde(default, deserialize_with = "input::given")]
+        #[schemars(schema_with = "schema::required::<4096>", example = &"q3oJ0d7VZbUu…")]
         refresh_token: Option<String>,
     }
 
@@ -178,34 +236,36 @@ pub mod api {
         req: HttpRequest,
         app: web::Data<App>,
         body: Json<Refresh>,
-    ) -> Result<HttpResponse, AppError> {
+    ) -> Result<Plain<Envelope<ExchangedOut>>, AppError> {
         let now = app.clock.now();
         let pair = exchanged(&req, &app, body.0.refresh_token, now).await?;
-        let given = pair.to_json(true, now);
-        Ok(success(json!({
-            "jwt_token": given["access_token"],
-            "refresh_token": given["refresh_token"],
-            "expires_in": given["expires_in"],
-        })))
+        let given = pair.out(true, now);
+        Ok(success(ExchangedOut {
+            jwt_token: given.access_token,
+            refresh_token: given.refresh_token,
+            expires_in: given.expires_in,
+        }))
     }
 
     /// `POST /api/auth/logout`.
     pub async fn log_out(
         req: HttpRequest,
         app: web::Data<App>,
-        payload: web::Payload,
-    ) -> Result<HttpResponse, AppError> {
-        token::http::end(&req, &app, payload).await?;
-        Ok(HttpResponse::Ok().json(json!({"success": true})))
+        Leaving(bearer): Leaving,
+        shown: Shown,
+    ) -> Result<Plain<Done>, AppError> {
+        token::http::end(&req, &app, bearer, shown).await?;
+        Ok(Plain(Done { success: true }))
     }
 
     /// `GET /api/users`. Its shape has no place for a cursor, so that the address of the next piece
     /// stands in a header (RFC 8288).
     pub async fn users(
+        req: HttpRequest,
         app: web::Data<App>,
         _: AdminCaller<UsersRead>,
         paging: Paging,
-    ) -> Result<HttpResponse, AppError> {
+    ) -> Result<Plain<Envelope<Vec<PersonOut>>>, AppError> {
         let limit = paging::MOST;
         let paging = Paging { limit, ..paging };
         let (rows, after) = (paging.rows(), paging.after.clone());
@@ -213,23 +273,24 @@ pub mod api {
             .db
             .read(move |conn| admin::search(conn, "", after.as_deref(), rows));
         let (people, next) = paging.cut(found.await?, |user| &user.username);
-        let people = people
-            .iter()
-            .map(|user| json!({"id": user.id, "name": user.name, "email": user.email}));
-        let mut answer = success(people.collect());
+        let people = people.into_iter().map(|user| PersonOut {
+            id: user.id,
+            name: user.name,
+            email: user.email,
+        });
         if let Some(cursor) = next {
             let query = url::form_urlencoded::Serializer::new(String::new())
                 .append_pair("cursor", &cursor)
                 .finish();
             let link = format!("</api/users?{query}>; rel=\"next\"");
-            answer
-                .headers_mut()
-                .insert(LINK, link.parse().map_err(|_| Code::Internal)?);
+            let link = link.parse().map_err(|_| Code::Internal)?;
+            Outgoing::set_header(&req, "link", link);
         }
-        Ok(answer)
+        Ok(success(people.collect()))
     }
 
-    fn success(data: Value) -> HttpResponse {
-        HttpResponse::Ok().json(json!({"success": true, "data": data}))
+    const fn success<T>(data: T) -> Plain<Envelope<T>> {
+        let success = true;
+        Plain(Envelope { success, data })
     }
 }

@@ -49,6 +49,39 @@ pub enum Code {
 }
 
 impl Code {
+    /// Every code.
+    pub const ALL: [Self; 29] = [
+        Self::MalformedRequest,
+        Self::InvalidCredentials,
+        Self::TokenMissing,
+        Self::TokenInvalid,
+        Self::TokenExpired,
+        Self::TokenRevoked,
+        Self::TokenMismatch,
+        Self::RefreshMissing,
+        Self::RefreshInvalid,
+        Self::RefreshExpired,
+        Self::RefreshReused,
+        Self::SessionMissing,
+        Self::CsrfFailed,
+        Self::Forbidden,
+        Self::InsufficientScope,
+        Self::ReauthenticationRequired,
+        Self::AccountDisabled,
+        Self::NotFound,
+        Self::MethodNotAllowed,
+        Self::RequestTimeout,
+        Self::Conflict,
+        Self::PayloadTooLarge,
+        Self::UnsupportedMediaType,
+        Self::ValidationFailed,
+        Self::SessionExpired,
+        Self::RateLimited,
+        Self::HeadTooLarge,
+        Self::Internal,
+        Self::Unavailable,
+    ];
+
     /// The code as it is written, and its HTTP status.
     const fn parts(self) -> (&'static str, u16) {
         match self {

@@ -12,12 +12,14 @@ use crate::clock::Timestamp;
 use crate::i18n::Lang;
 use crate::id;
 use diesel::prelude::*;
+use schemars::JsonSchema;
 use serde::Deserialize;
 use unicode_normalization::UnicodeNormalization;
 
 /// What somebody may do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
+#[schemars(inline)]
 pub enum Role {
     User,
     Admin,

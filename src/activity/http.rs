@@ -3,6 +3,7 @@
 use actix_web::http::StatusCode;
 use actix_web::{HttpRequest, HttpResponse, web};
 use askama::Template;
+use schemars::JsonSchema;
 use serde::Deserialize;
 use uuid::Uuid;
 
@@ -18,11 +19,12 @@ use crate::clock::Timestamp;
 use crate::db::AnyConnection;
 use crate::error::{AppError, Code, FieldErrors};
 use crate::i18n::Lang;
+use crate::openapi::schema;
 use crate::session::extract::BrowserSession;
 use crate::web::chart::Drawing;
 use crate::web::input::{self, Check, Query};
 use crate::web::page::{Page, render};
-use crate::web::paging::{Paging, success_list};
+use crate::web::paging::{List, Paging, success_list};
 
 /// How many events a page shows.
 const SHOWN: i64 = 20;
@@ -372,11 +374,21 @@ async fn take_away(
 }
 
 /// `?user=…&kind=…` of the API.
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 pub struct AskedOfApi {
+    /// Whose events, by id; other people's only for administrators.
+    #[serde(default)]
+    #[schemars(schema_with = "schema::required::<64>")]
     user: Option<String>,
     /// One or several, with commas in between.
+    #[serde(default)]
+    #[schemars(schema_with = "kinds_schema")]
     kind: Option<String>,
+}
+
+fn kinds_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+    let names: Vec<&str> = Kind::ALL.iter().map(|kind| kind.name()).collect();
+    schemars::json_schema!({"type": "array", "minItems": 1, "items": schema::one_of(&names)})
 }
 
 impl Check for AskedOfApi {
@@ -397,7 +409,7 @@ pub async fn list(
     caller: Caller<AuditRead>,
     Query(asked): Query<AskedOfApi>,
     paging: Paging,
-) -> Result<HttpResponse, AppError> {
+) -> Result<List<EventOut>, AppError> {
     let me = caller.user_id().to_owned();
     let is_admin = administrator(&app, &me).await?.is_some();
     if !is_admin && asked.user.as_ref().is_some_and(|user| *user != me) {

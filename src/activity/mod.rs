@@ -7,6 +7,7 @@ pub mod http;
 use std::time::Duration;
 
 use diesel::QueryResult;
+use schemars::JsonSchema;
 use serde::Serialize;
 use url::form_urlencoded;
 
@@ -175,17 +176,28 @@ impl EventRow {
 }
 
 /// An event as the API and the files tell it.
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "Event")]
 pub struct EventOut {
+    #[schemars(example = &"0199f0c1-2345-7abc-8def-0123456789ab")]
     id: String,
     at: Timestamp,
+    #[schemars(example = &"login")]
     kind: String,
+    /// Whom it happened to.
+    #[schemars(example = &"0199f0c1-2345-7abc-8def-0123456789ab")]
     user_id: Option<String>,
+    /// Who did it.
+    #[schemars(example = &"0199f0c1-2345-7abc-8def-0123456789ab")]
     actor_id: Option<String>,
     login_id: Option<String>,
+    #[schemars(example = &"Firefox on Linux")]
     device: Option<String>,
+    #[schemars(example = &"192.0.2.7")]
     ip: Option<String>,
+    /// What made it happen.
     cause: Option<String>,
+    /// What else there is to know.
     detail: Option<String>,
 }
 

@@ -5,8 +5,8 @@ use std::cmp::Reverse;
 use actix_web::http::StatusCode;
 use actix_web::{HttpRequest, HttpResponse, web};
 use askama::Template;
+use schemars::JsonSchema;
 use serde::Serialize;
-use serde_json::json;
 
 use super::{Living, end_one, living_of};
 use crate::app::App;
@@ -19,8 +19,8 @@ use crate::login::{self, Cause, Client, Kind, Login};
 use crate::session::extract::{BrowserSession, Confirmation, SessionForm};
 use crate::session::idle_end;
 use crate::web::page::{Page, When, render};
-use crate::web::paging::{Paging, success_list};
-use crate::web::{origin, see_other, success};
+use crate::web::paging::{List, Paging, success_list};
+use crate::web::{Success, origin, see_other, success};
 
 #[derive(Template)]
 #[template(path = "sessions.html")]
@@ -130,28 +130,36 @@ pub async fn revoke_others(
     Ok(see_other("/dashboard/sessions"))
 }
 
-/// A login as the API shows it.
-#[derive(Serialize)]
-pub struct SessionOut<'a> {
-    id: &'a str,
-    kind: &'a str,
-    device: &'a str,
-    ip: &'a str,
+/// A login.
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "Session")]
+pub struct SessionOut {
+    #[schemars(example = &"0199f0c1-2345-7abc-8def-0123456789ab")]
+    id: String,
+    #[schemars(extend("enum" = ["browser", "api"]))]
+    kind: String,
+    /// As the program named itself, or what the browser seems to be.
+    #[schemars(example = &"Firefox on Linux")]
+    device: String,
+    #[schemars(example = &"192.0.2.7")]
+    ip: String,
     started_at: Timestamp,
     last_activity_at: Timestamp,
+    /// `null` for a login by API, which has no idle end.
     idle_expires_at: Option<Timestamp>,
     expires_at: Timestamp,
+    /// Whether it is the one that asks.
     current: bool,
 }
 
-impl<'a> SessionOut<'a> {
+impl SessionOut {
     /// `current` is the login that asks, if one does.
-    pub fn new(app: &App, login: &'a Login, current: Option<&str>) -> Self {
+    pub fn new(app: &App, login: &Login, current: Option<&str>) -> Self {
         Self {
-            id: &login.id,
-            kind: &login.kind,
-            device: &login.device,
-            ip: &login.ip,
+            id: login.id.clone(),
+            kind: login.kind.clone(),
+            device: login.device.clone(),
+            ip: login.ip.clone(),
             started_at: login.started_at,
             last_activity_at: login.last_activity_at,
             idle_expires_at: idle_until(app, login).map(|idle| idle.min(login.expires_at)),
@@ -166,7 +174,7 @@ pub async fn list(
     app: web::Data<App>,
     caller: Caller<SessionsRead>,
     paging: Paging,
-) -> Result<HttpResponse, AppError> {
+) -> Result<List<SessionOut>, AppError> {
     list_of(&app, caller.user_id(), caller.login_id(), &paging).await
 }
 
@@ -179,7 +187,7 @@ pub async fn list_of(
     user_id: &str,
     current: Option<&str>,
     paging: &Paging,
-) -> Result<HttpResponse, AppError> {
+) -> Result<List<SessionOut>, AppError> {
     let now = app.clock.now();
     let user_id = user_id.to_owned();
     let (rows, after) = (paging.rows(), paging.after.clone());
@@ -189,7 +197,7 @@ pub async fn list_of(
         .read(move |conn| login::usable_of(conn, &user_id, after.as_deref(), rows, idle_since, now))
         .await?;
     let (logins, next) = paging.cut(logins, |login| &login.id);
-    let out: Vec<SessionOut<'_>> = logins
+    let out: Vec<SessionOut> = logins
         .iter()
         .map(|login| SessionOut::new(app, login, current))
         .collect();
@@ -201,11 +209,11 @@ pub async fn delete_others(
     req: HttpRequest,
     app: web::Data<App>,
     caller: Caller<SessionsWrite>,
-) -> Result<HttpResponse, AppError> {
+) -> Result<Success<()>, AppError> {
     let client = origin::client(&req, &app.config, None);
     let own = caller.login_id();
     end_others(&app, caller.user_id(), own, client).await?;
-    Ok(success("Every other login has ended.", json!(null)))
+    Ok(success("Every other login has ended.", ()))
 }
 
 async fn end_others(
@@ -232,10 +240,10 @@ pub async fn delete(
     app: web::Data<App>,
     caller: Caller<SessionsWrite>,
     id: web::Path<String>,
-) -> Result<HttpResponse, AppError> {
+) -> Result<Success<()>, AppError> {
     let ended = end_mine(&req, &app, caller.user_id().to_owned(), id.into_inner()).await?;
     if ended {
-        Ok(success("The login has ended.", json!(null)))
+        Ok(success("The login has ended.", ()))
     } else {
         Err(Code::NotFound.into())
     }

@@ -6,6 +6,7 @@ use actix_web::http::StatusCode;
 use actix_web::{HttpRequest, HttpResponse, web};
 use askama::Template;
 use diesel::QueryResult;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::extract::{Confirmation, SessionForm, begin, living, look};
@@ -20,9 +21,9 @@ use crate::db::AnyConnection;
 use crate::error::{AppError, Code, FieldErrors, Reason};
 use crate::login::rotation::{self, Purpose};
 use crate::login::{self, Cause, Client, Kind, sign_in};
-use crate::web::input::{self, Check, Form};
+use crate::web::input::{self, Check, Form, OptionalJson};
 use crate::web::page::{Page, render, too_many, with_retry_after};
-use crate::web::{origin, see_other, success};
+use crate::web::{Success, origin, see_other, success};
 
 #[derive(Template)]
 #[template(path = "login.html")]
@@ -319,10 +320,12 @@ pub async fn log_out(
     Ok(answer)
 }
 
-/// Body of the ping.
-#[derive(Default, Deserialize)]
+/// The ping.
+#[derive(Default, Deserialize, JsonSchema)]
 pub struct Ping {
-    #[serde(default)]
+    /// How long ago the person last did something.
+    #[serde(default, deserialize_with = "input::whole")]
+    #[schemars(range(max = u64::MAX), example = 12)]
     idle_seconds: u64,
 }
 
@@ -330,8 +333,9 @@ impl Check for Ping {
     fn check(&self, _: &mut FieldErrors) {}
 }
 
-#[derive(Serialize)]
-struct Clocks {
+/// The clocks of a session.
+#[derive(Serialize, JsonSchema)]
+pub struct Clocks {
     last_activity: Timestamp,
     /// `null` for a login by API, which has no idle end.
     idle_expires_at: Option<Timestamp>,
@@ -340,12 +344,11 @@ struct Clocks {
 
 /// `POST /api/update-activity`. Never revives a session that is over, never moves the hard end.
 pub async fn update_activity(
-    req: HttpRequest,
     app: web::Data<App>,
     caller: Caller<NoToken>,
-    payload: web::Payload,
-) -> Result<HttpResponse, AppError> {
-    let ping: Ping = input::optional_json(&req, &mut payload.into_inner()).await?;
+    ping: OptionalJson<Ping>,
+) -> Result<Success<Clocks>, AppError> {
+    let ping = ping.0;
     let now = app.clock.now();
     let clocks = match caller.credential {
         Credential::Session(session) => {

@@ -10,13 +10,17 @@ use actix_web::http::header::{CONTENT_TYPE, HeaderMap};
 use actix_web::web::{Bytes, BytesMut};
 use actix_web::{FromRequest, HttpRequest};
 use futures_util::StreamExt;
-use serde::Deserialize;
+use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Deserializer};
 
 use super::origin::single;
 use crate::account::is_invisible;
 use crate::error::{AppError, Code, FieldErrors};
+use crate::openapi::{Input, Operation};
 
+const JSON: &str = "application/json";
+const FORM: &str = "application/x-www-form-urlencoded";
 /// Larger bodies are 413.
 const LARGEST_BODY: usize = 64 * 1024;
 /// Slower bodies are 408.
@@ -30,6 +34,9 @@ pub trait Check {
 
 /// A JSON body.
 pub struct Json<T>(pub T);
+
+/// A JSON body that may be left out: an empty one is an empty object.
+pub struct OptionalJson<T>(pub T);
 
 /// A form of a page.
 pub struct Form<T>(pub T);
@@ -88,6 +95,28 @@ impl<T: DeserializeOwned + Check + 'static> FromRequest for Json<T> {
     }
 }
 
+impl<T: DeserializeOwned + Check + JsonSchema + 'static> Input for Json<T> {
+    fn describe(operation: &mut Operation) {
+        operation.takes_body::<T>(&[JSON], true);
+    }
+}
+
+impl<T: DeserializeOwned + Check + Default + 'static> FromRequest for OptionalJson<T> {
+    type Error = AppError;
+    type Future = Pin<Box<dyn Future<Output = Result<Self, AppError>>>>;
+
+    fn from_request(req: &HttpRequest, payload: &mut Payload) -> Self::Future {
+        let (req, mut payload) = (req.clone(), payload.take());
+        Box::pin(async move { optional_json(&req, &mut payload).await.map(Self) })
+    }
+}
+
+impl<T: DeserializeOwned + Check + Default + JsonSchema + 'static> Input for OptionalJson<T> {
+    fn describe(operation: &mut Operation) {
+        operation.takes_body::<T>(&[JSON], false);
+    }
+}
+
 impl<T: DeserializeOwned + Check + 'static> FromRequest for Form<T> {
     type Error = AppError;
     type Future = Pin<Box<dyn Future<Output = Result<Self, AppError>>>>;
@@ -119,12 +148,24 @@ impl<T: DeserializeOwned + Check + 'static> FromRequest for JsonOrForm<T> {
     }
 }
 
+impl<T: DeserializeOwned + Check + JsonSchema + 'static> Input for JsonOrForm<T> {
+    fn describe(operation: &mut Operation) {
+        operation.takes_body::<T>(&[JSON, FORM], true);
+    }
+}
+
 impl<T: DeserializeOwned + Check> FromRequest for Query<T> {
     type Error = AppError;
     type Future = std::future::Ready<Result<Self, AppError>>;
 
     fn from_request(req: &HttpRequest, _: &mut Payload) -> Self::Future {
         std::future::ready(fields(req.query_string().as_bytes()).map(Self))
+    }
+}
+
+impl<T: DeserializeOwned + Check + JsonSchema> Input for Query<T> {
+    fn describe(operation: &mut Operation) {
+        operation.takes_query::<T>();
     }
 }
 
@@ -139,11 +180,7 @@ pub fn path_of_url(url: &str) -> Option<String> {
     Some(url[url::Position::BeforePath..url::Position::AfterQuery].to_owned())
 }
 
-/// Reads a JSON object that may be absent: an empty body is an empty object.
-///
-/// # Errors
-/// 400, 408, 413, 415 or 422.
-pub async fn optional_json<T: DeserializeOwned + Check + Default>(
+async fn optional_json<T: DeserializeOwned + Check + Default>(
     req: &HttpRequest,
     payload: &mut Payload,
 ) -> Result<T, AppError> {
@@ -155,6 +192,38 @@ pub async fn optional_json<T: DeserializeOwned + Check + Default>(
         return Err(Code::UnsupportedMediaType.into());
     }
     json(&bytes)
+}
+
+/// For a field that may be left out: its `null` is a value, or the wrong type, but no absence.
+///
+/// # Errors
+/// Where it is of the wrong type.
+pub fn given<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
+    from: D,
+) -> Result<Option<T>, D::Error> {
+    T::deserialize(from).map(Some)
+}
+
+/// A number without a fraction, however it is written: to JSON Schema `12.0` is an integer too.
+///
+/// # Errors
+/// Where it is anything else, or too large.
+pub fn whole<'de, D: Deserializer<'de>>(from: D) -> Result<u64, D::Error> {
+    /// 2⁶⁴, the first that is too large.
+    const END: f64 = 18_446_744_073_709_551_616.0;
+    let number = serde_json::Number::deserialize(from)?;
+    let float = number.as_f64().filter(|float| float.fract() == 0.0);
+    let fitting = float.filter(|float| (0.0..END).contains(float));
+    let whole = number.as_u64().or(fitting.map(|float| float as u64));
+    whole.ok_or_else(|| serde::de::Error::custom("not a whole number that fits"))
+}
+
+/// As [`whole`] and [`given`].
+///
+/// # Errors
+/// As they.
+pub fn given_whole<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u64>, D::Error> {
+    whole(from).map(Some)
 }
 
 /// Parses a JSON object and checks its fields.
@@ -200,11 +269,11 @@ fn body(
 }
 
 fn is_form(kind: &str) -> bool {
-    kind == "application/x-www-form-urlencoded"
+    kind == FORM
 }
 
 fn is_json(kind: &str) -> bool {
-    kind == "application/json" || kind.ends_with("+json")
+    kind == JSON || kind.ends_with("+json")
 }
 
 /// Whether a program posts JSON, where a page would post its form.
@@ -291,11 +360,14 @@ pub fn check_required(errors: &mut FieldErrors, field: &str, text: &str, most: u
     }
 }
 
+/// Of a password that somebody types; a new one may not be nearly as long.
+pub const LONGEST_PASSWORD: usize = 1024;
+
 /// A password is any text, but not an endless one.
 pub fn check_password(errors: &mut FieldErrors, field: &str, password: &str) {
     if password.is_empty() {
         errors.add(field, "This field is required.");
-    } else if password.len() > 4096 {
+    } else if password.chars().count() > LONGEST_PASSWORD {
         errors.add(field, "This is too long to be a password.");
     }
 }

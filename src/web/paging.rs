@@ -1,11 +1,16 @@
 //! Lists in pieces: `?limit=` and `?cursor=`, and `meta.next` in the answer.
 
-use actix_web::{FromRequest, HttpRequest, HttpResponse, dev::Payload};
+use std::marker::PhantomData;
+
+use actix_web::body::BoxBody;
+use actix_web::{FromRequest, HttpRequest, HttpResponse, Responder, dev::Payload};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::input::{self, Check, Query};
 use crate::error::{AppError, FieldErrors};
+use crate::openapi::{Input, Operation, Output, schema};
 
 /// The longest piece that may be asked for.
 pub const MOST: i64 = 200;
@@ -19,9 +24,15 @@ pub struct Paging {
     pub after: Option<String>,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 struct Asked {
+    /// How many at most; 50 where nothing is said.
+    #[serde(default)]
+    #[schemars(with = "i64", range(min = 1, max = 200))]
     limit: Option<i64>,
+    /// Where the piece begins: `meta.next` of the piece before.
+    #[serde(default)]
+    #[schemars(schema_with = "schema::required::<64>")]
     cursor: Option<String>,
 }
 
@@ -49,6 +60,12 @@ impl FromRequest for Paging {
     }
 }
 
+impl Input for Paging {
+    fn describe(operation: &mut Operation) {
+        operation.takes_query::<Asked>();
+    }
+}
+
 impl Paging {
     /// How many rows to ask the database for: one more than are shown tells whether there are more.
     pub const fn rows(&self) -> i64 {
@@ -66,7 +83,42 @@ impl Paging {
 }
 
 /// A piece of a list on `/api`: `data` is an array, `meta.next` the cursor of the next piece.
-pub fn success_list(message: &str, data: Vec<impl Serialize>, next: Option<&str>) -> HttpResponse {
-    HttpResponse::Ok()
-        .json(json!({"status": 200, "message": message, "data": data, "meta": {"next": next}}))
+pub fn success_list<T: Serialize>(message: &str, data: Vec<T>, next: Option<&str>) -> List<T> {
+    let body = json!({"status": 200, "message": message, "data": data, "meta": {"next": next}});
+    List(HttpResponse::Ok().json(body), PhantomData)
+}
+
+/// An answer whose `data` are several `T`.
+pub struct List<T>(HttpResponse, PhantomData<T>);
+
+impl<T> Responder for List<T> {
+    type Body = BoxBody;
+
+    fn respond_to(self, _: &HttpRequest) -> HttpResponse {
+        self.0
+    }
+}
+
+impl<T: JsonSchema> Output for List<T> {
+    fn describe(operation: &mut Operation) {
+        let items = operation.gives.subschema_for::<T>();
+        let schema = json!({
+            "type": "object",
+            "required": ["status", "message", "data", "meta"],
+            "properties": {
+                "status": {"const": 200},
+                "message": {"type": "string"},
+                "data": {"type": "array", "items": items},
+                "meta": {
+                    "type": "object",
+                    "required": ["next"],
+                    "properties": {"next": {
+                        "type": ["string", "null"],
+                        "description": "The `cursor` of the next piece, if there is more.",
+                    }},
+                },
+            },
+        });
+        operation.answers(200, "application/json", schema);
+    }
 }

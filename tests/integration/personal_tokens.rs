@@ -20,6 +20,7 @@ use serde_json::{Value, json};
 use crate::actors::{Answer, Browser};
 use crate::chromium::{Chromium, Setup, serve};
 use crate::harness::{Backend, TestApp};
+use crate::openapi::{ID, operations};
 use crate::session::dump;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -44,7 +45,7 @@ impl TestApp {
         self.by_bearer(Method::GET, "/api/v1/me", token).await
     }
 
-    async fn access_token(&self, name: &str) -> String {
+    pub async fn access_token(&self, name: &str) -> String {
         let body = json!({"username": name, "password": TestApp::PASSWORD});
         let answer = self.post_json("/api/v1/auth/token", &body).await;
         let pair: Value = answer.json().await.expect("JSON");
@@ -57,7 +58,7 @@ impl TestApp {
     }
 
     /// The `data` of a new token.
-    async fn make_token(&self, access: &str, scopes: &[&str]) -> Value {
+    pub async fn make_token(&self, access: &str, scopes: &[&str]) -> Value {
         let body = json!({"name": "a test", "scopes": scopes});
         let answer = self.ask_for_token(access, &body).await.expect(201);
         answer.json()["data"].clone()
@@ -655,28 +656,16 @@ fn code_of(answer: &Answer) -> Value {
     code.cloned().unwrap_or_default()
 }
 
-/// Every route of the API, as the route table has them.
+/// Every route of the API, as the document has them.
 fn routes() -> Vec<(Method, String)> {
-    let source = include_str!("../../src/app.rs");
-    let (_, api) = source.split_once("fn api(").expect("the API");
-    let (api, _) = api.split_once("\nfn ").expect("its end");
-    let mut routes = Vec::new();
-    for resource in api.split("at(\"").skip(1) {
-        let (path, rest) = resource.split_once('"').expect("a path");
-        let path = path.replace("{id}", "0192f0c1-2345-7abc-8def-0123456789ab");
-        for method in rest.split("Method::").skip(1) {
-            let end = method.find(|c: char| !c.is_ascii_uppercase());
-            let method = &method[..end.expect("an end")];
-            let method = Method::from_bytes(method.as_bytes()).expect("a method");
-            routes.push((method, format!("/api{path}")));
-        }
-    }
-    assert!(routes.len() > 10, "{routes:?}");
-    routes
+    let routes = operations().into_iter();
+    let api = routes.filter(|(_, path, _)| path.starts_with("/api/"));
+    api.map(|(method, path, _)| (method, path.replace("{id}", ID)))
+        .collect()
 }
 
 /// Open to strangers, by what they carry in the body.
-const BY_BODY: [&str; 8] = [
+const BY_BODY: [&str; 9] = [
     "/api/v1/auth/token",
     "/api/v1/auth/refresh",
     "/api/v1/auth/auto-refresh",
@@ -685,6 +674,7 @@ const BY_BODY: [&str; 8] = [
     "/api/password-strength",
     "/api/auth/login",
     "/api/auth/refresh",
+    "/api/v1/openapi.json",
 ];
 /// A token may always ask about itself.
 const ABOUT_ITSELF: &str = "/api/v1/auth/token-status";

@@ -49,6 +49,10 @@ async fn every_page(language: &'static str, name: &str) {
     ada.until("document.querySelector('[role=alert]') !== null")
         .await;
     gallery.hang("login-failed").await;
+    ada.go("/docs").await;
+    gallery.hang("docs").await;
+    ada.click("#post-auth-token summary").await;
+    gallery.hang("docs-open").await;
     ada.go("/nowhere").await;
     gallery.hang("error-404").await;
 
