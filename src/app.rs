@@ -194,7 +194,7 @@ pub fn routes(app: Data<App>) -> impl FnOnce(&mut ServiceConfig) {
 /// the API without their `/api`.
 #[rustfmt::skip]
 pub fn api() -> Vec<Group> {
-    use Code::{AccountDisabled, Conflict, Forbidden, InvalidCredentials, RateLimited, RefreshExpired, RefreshReused, ReauthenticationRequired, TokenMismatch};
+    use Code::{AccountDisabled, Conflict, Forbidden, InvalidCredentials, RateLimited, RefreshExpired, RefreshInvalid, RefreshMissing, RefreshReused, ReauthenticationRequired, TokenMismatch};
     vec![
         group("Logging in", "A login is one sign-in on one device. It begins with a password and gives two tokens: an access token, which goes with every request, and a refresh token, which is exchanged for the next pair.", vec![
             ("/v1/auth/token", vec![post(token::http::token, "Log in")
@@ -290,7 +290,7 @@ pub fn api() -> Vec<Group> {
                 .says("A pair, and a personal token that ends with the login.")
                 .fails(&[InvalidCredentials, AccountDisabled, RateLimited])]),
             ("/auth/refresh", vec![post(dialects::api::refresh, "Exchange a refresh token, as it was")
-                .fails(&[RefreshExpired, RefreshReused, RateLimited])]),
+                .fails(&[RefreshMissing, RefreshInvalid, RefreshExpired, RefreshReused, RateLimited])]),
             ("/auth/logout", vec![post(dialects::api::log_out, "Log out, as it was")
                 .fails(&[RefreshExpired, TokenMismatch])
                 .or_without()]),

@@ -11,6 +11,7 @@ use crate::app::{self, Group};
 use crate::caller::PERSONAL_TOKEN_HEADERS;
 use crate::caller::scope::Scope;
 use crate::error::{AppError, Code, FieldErrors, Reason};
+use crate::web::answer::is_enveloped;
 
 /// The id in the examples of problems.
 const REQUEST_ID: &str = "5d3f2c1ab49e8d070000000001f4";
@@ -80,10 +81,11 @@ fn told(endpoint: &Endpoint, operation: Operation, path: &str, tag: &str) -> Val
     words.retain(|part| !["api", "v1", ".well-known"].contains(part) && !part.starts_with('{'));
     let name = words.join("-").replace(".json", "");
     let many = if path.ends_with('}') { "-one" } else { "" };
+    let older = if is_enveloped(path) { "older-" } else { "" };
     let method = endpoint.method.as_str().to_ascii_lowercase();
-    let responses = responses(&operation);
+    let responses = responses(&operation, is_enveloped(path));
     let mut told = json!({
-        "operationId": format!("{method}-{name}{many}"),
+        "operationId": format!("{method}-{older}{name}{many}"),
         "tags": [tag],
         "summary": endpoint.summary,
         "security": operation.security,
@@ -117,7 +119,7 @@ fn reference(place: &str, name: &str) -> Value {
     json!({"$ref": format!("#/components/{place}/{name}")})
 }
 
-fn responses(operation: &Operation) -> Value {
+fn responses(operation: &Operation, enveloped: bool) -> Value {
     let mut responses = Map::new();
     for (status, answer) in &operation.answers {
         let mut answer = answer.clone();
@@ -139,12 +141,12 @@ fn responses(operation: &Operation) -> Value {
         // What is not ready says so in its own words.
         responses
             .entry(status.to_string())
-            .or_insert_with(|| error(status, &codes));
+            .or_insert_with(|| error(status, &codes, enveloped));
     }
     Value::Object(responses)
 }
 
-fn error(status: u16, codes: &[Code]) -> Value {
+fn error(status: u16, codes: &[Code], enveloped: bool) -> Value {
     let names: Vec<&str> = codes.iter().map(|code| code.name()).collect();
     let mut headers = vec!["X-Request-Id"];
     match status {
@@ -156,22 +158,43 @@ fn error(status: u16, codes: &[Code]) -> Value {
         .into_iter()
         .map(|name| (name.to_owned(), reference("headers", name)));
     let examples = codes.iter().map(|code| {
-        let value = example(*code).problem(REQUEST_ID);
+        let value = match enveloped {
+            true => example(*code).envelope(),
+            false => example(*code).problem(REQUEST_ID),
+        };
         (code.name().to_owned(), json!({"value": value}))
     });
     let title = StatusCode::from_u16(status)
         .ok()
         .and_then(|status| status.canonical_reason());
+    let (kind, schema) = match enveloped {
+        true => (
+            "application/json",
+            json!({
+                "type": "object",
+                "required": ["success", "error"],
+                "properties": {
+                    "success": {"const": false},
+                    "error": {
+                        "type": "object",
+                        "required": ["code", "message"],
+                        "properties": {"code": {"enum": names}, "message": {"type": "string"}},
+                    },
+                },
+            }),
+        ),
+        false => (
+            "application/problem+json",
+            json!({
+                "allOf": [reference("schemas", "Problem")],
+                "properties": {"status": {"const": status}, "code": {"enum": names}},
+            }),
+        ),
+    };
     json!({
         "description": title.unwrap_or("The session is over"),
         "headers": headers.collect::<Map<_, _>>(),
-        "content": {"application/problem+json": {
-            "schema": {
-                "allOf": [reference("schemas", "Problem")],
-                "properties": {"status": {"const": status}, "code": {"enum": names}},
-            },
-            "examples": examples.collect::<Map<_, _>>(),
-        }},
+        "content": {kind: {"schema": schema, "examples": examples.collect::<Map<_, _>>()}},
     })
 }
 

@@ -100,20 +100,26 @@ impl Dress {
         let path = head.uri.path();
         let starts = |with: &[&str]| with.iter().any(|start| path.starts_with(start));
         let json = ["/api/", "/.well-known/", "/healthz", "/readyz", "/static/"];
-        let lies_under = |parents: &[&str]| {
-            let mut rests = parents
-                .iter()
-                .filter_map(|parent| path.strip_prefix(parent));
-            rests.any(|rest| rest.is_empty() || rest.starts_with('/'))
-        };
-        if lies_under(&["/api/auth", "/api/users"]) {
+        if is_enveloped(path) {
             Self::Envelope
-        } else if starts(&json) || lies_under(&["/refresh"]) || is_login_by_program(head) {
+        } else if starts(&json) || lies_under(path, &["/refresh"]) || is_login_by_program(head) {
             Self::Problem
         } else {
             Self::Page
         }
     }
+}
+
+fn lies_under(path: &str, parents: &[&str]) -> bool {
+    let mut rests = parents
+        .iter()
+        .filter_map(|parent| path.strip_prefix(parent));
+    rests.any(|rest| rest.is_empty() || rest.starts_with('/'))
+}
+
+/// Whether errors on this path are told in the envelope of the older dialect.
+pub fn is_enveloped(path: &str) -> bool {
+    lies_under(path, &["/api/auth", "/api/users"])
 }
 
 /// Whether this is the older dialect's login. It shares its path with the page, and the content type

@@ -66,7 +66,7 @@ impl TestApp {
         };
         let opened = gapura::token::open(&self.app, user, client, now, |_, _, _| Ok(()));
         let (pair, ()) = opened.await.expect("a login");
-        Pair::of(&json!({"data": pair.to_json(true, now)}))
+        Pair::of(&json!({"data": pair.out(true, now)}))
     }
 
     pub async fn present(&self, refresh: &str) -> Response {
