@@ -23,7 +23,7 @@ async fn make(browser: &Browser<'_>, more: &[(&str, &str)]) -> Answer {
         .header("sec-fetch-site", "same-origin")
         .header("origin", browser.origin())
         .header("referer", format!("{}{TOKENS}", browser.origin()));
-    let id = uuid::Uuid::now_v7().to_string();
+    let id = gapura::id::new(browser.app.now()).to_string();
     let mut fields = vec![
         ("id", id.as_str()),
         ("name", "nightly \"backup\" <b>"),
