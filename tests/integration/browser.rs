@@ -305,9 +305,9 @@ async fn a_person_is_warned_before_the_hard_end_which_nothing_moves() {
         ("id", "Saatnya menyimpan pekerjaan", "Mengerti"),
     ] {
         let settings = [
-            ("GAPURA_SESSION_LIFETIME", "15s"),
-            ("GAPURA_SESSION_IDLE_TIMEOUT", "15s"),
-            ("GAPURA_REMEMBER_LIFETIME", "15s"),
+            ("GAPURA_SESSION_LIFETIME", "24s"),
+            ("GAPURA_SESSION_IDLE_TIMEOUT", "24s"),
+            ("GAPURA_REMEMBER_LIFETIME", "24s"),
             ("GAPURA_ACTIVITY_PING_INTERVAL", "1s"),
         ];
         let app = serve(&settings).await;
@@ -329,7 +329,7 @@ async fn a_person_is_warned_before_the_hard_end_which_nothing_moves() {
             ada.evaluate("document.querySelector('.warning')").await,
             json!(null)
         );
-        app.advance(Duration::from_secs(16));
+        app.advance(Duration::from_secs(25));
         ada.arrive("/login?reason=lifetime&next=%2Fdashboard").await;
         ada.close().await;
     }
@@ -338,7 +338,7 @@ async fn a_person_is_warned_before_the_hard_end_which_nothing_moves() {
 #[actix_web::test]
 async fn a_person_is_warned_before_they_are_logged_out_and_can_stay() {
     let settings = [
-        ("GAPURA_SESSION_IDLE_TIMEOUT", "9s"),
+        ("GAPURA_SESSION_IDLE_TIMEOUT", "24s"),
         ("GAPURA_ACTIVITY_PING_INTERVAL", "2s"),
     ];
     let app = serve(&settings).await;
