@@ -52,6 +52,16 @@ impl FromRequest for Paging {
     type Future = std::future::Ready<Result<Self, AppError>>;
 
     fn from_request(req: &HttpRequest, payload: &mut Payload) -> Self::Future {
+        let pairs = url::form_urlencoded::parse(req.query_string().as_bytes());
+        // Nothing is no number, which an absent field would be taken for.
+        let is_empty = |(name, value): (std::borrow::Cow<'_, str>, std::borrow::Cow<'_, str>)| {
+            name == "limit" && value.is_empty()
+        };
+        if pairs.into_iter().any(is_empty) {
+            let told = format!("This is a number from 1 to {MOST}.");
+            let errors = FieldErrors::one("limit", told);
+            return std::future::ready(Err(AppError::Invalid(errors)));
+        }
         let asked = Query::<Asked>::from_request(req, payload).into_inner();
         std::future::ready(asked.map(|Query(asked)| Self {
             limit: asked.limit.unwrap_or(USUAL),
