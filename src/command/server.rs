@@ -11,6 +11,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::cleanup;
 use crate::app::{App, routes};
+use crate::realtime;
 use crate::web::answer::dress;
 use crate::web::https::insist;
 
@@ -74,6 +75,7 @@ pub fn bind(app: App, signals: Signals) -> Result<Running, String> {
     }
     rt::spawn(sweep(app.clone()));
     rt::spawn(write_figures(app.clone()));
+    rt::spawn(realtime::watch(app.clone()));
     Ok(Running {
         address,
         server,
