@@ -133,7 +133,10 @@ impl RedisStore {
         subscription.subscribe(channels).await?;
         let mut messages = subscription.on_message();
         while let Some(message) = messages.next().await {
-            hear(message.get_channel_name(), &message.get_payload::<String>()?);
+            hear(
+                message.get_channel_name(),
+                &message.get_payload::<String>()?,
+            );
         }
         Ok(())
     }

@@ -139,12 +139,7 @@ fn pass_of(session: &BrowserSession) -> Option<Pass> {
 }
 
 /// Listens to a client until it is gone.
-async fn serve(
-    app: web::Data<App>,
-    id: u64,
-    mut stream: AggregatedMessageStream,
-    address: String,
-) {
+async fn serve(app: web::Data<App>, id: u64, mut stream: AggregatedMessageStream, address: String) {
     let (mut since, mut frames) = (Instant::now(), 0);
     let close = loop {
         let Some(message) = stream.recv().await else {

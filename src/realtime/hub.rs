@@ -104,13 +104,7 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Hub {
     /// A new socket, not let in yet, from `address`; `None`: there are too many such. `is_settled`:
     /// whether it will be let in or closed right away, which needs no limit.
-    pub fn open(
-        &self,
-        out: Out,
-        address: String,
-        is_settled: bool,
-        now: Timestamp,
-    ) -> Option<u64> {
+    pub fn open(&self, out: Out, address: String, is_settled: bool, now: Timestamp) -> Option<u64> {
         let mut sockets = locked(&self.sockets);
         let from_there = |socket: &&Socket| matches!(&socket.state, State::Stranger(from, _) if *from == address);
         if !is_settled && sockets.values().filter(from_there).count() >= MOST_STRANGERS {
@@ -250,12 +244,16 @@ impl Hub {
     /// The sockets about which somebody has to be asked now.
     pub fn due(&self, now: Timestamp) -> Vec<(u64, Pass)> {
         let sockets = locked(&self.sockets);
-        let due = sockets.iter().filter_map(|(id, socket)| match &socket.state {
-            State::Known(known) if known.due <= now && !matches!(known.pass.by, By::Token(_)) => {
-                Some((*id, known.pass.clone()))
-            }
-            _ => None,
-        });
+        let due = sockets
+            .iter()
+            .filter_map(|(id, socket)| match &socket.state {
+                State::Known(known)
+                    if known.due <= now && !matches!(known.pass.by, By::Token(_)) =>
+                {
+                    Some((*id, known.pass.clone()))
+                }
+                _ => None,
+            });
         due.collect()
     }
 
@@ -345,5 +343,78 @@ fn fate(
     match has_room {
         true => Fate::Stays,
         false => Fate::Lost,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use actix_web::test::TestRequest;
+    use actix_web::{FromRequest, HttpRequest, HttpResponse, web};
+    use tokio::time::Instant;
+    use uuid::Uuid;
+
+    use super::{Hub, PING_EVERY, SILENCE};
+    use crate::clock::Timestamp;
+    use crate::login::ended::Ended;
+    use crate::realtime::{By, Pass};
+
+    const NOW: Timestamp = Timestamp::from_seconds(1_800_000_000);
+
+    async fn request() -> (HttpRequest, web::Payload) {
+        let (req, mut payload) = TestRequest::default()
+            .insert_header(("upgrade", "websocket"))
+            .insert_header(("connection", "upgrade"))
+            .insert_header(("sec-websocket-version", "13"))
+            .insert_header(("sec-websocket-key", "x3JJHMbDL1EzLkh9GBhXDw=="))
+            .to_http_parts();
+        let body = web::Payload::from_request(&req, &mut payload).await;
+        (req, body.expect("a payload"))
+    }
+
+    /// A hub with a socket of that user, whose client takes nothing. What is returned keeps it open.
+    async fn with_one(user: Uuid) -> (Hub, HttpResponse) {
+        let (req, body) = request().await;
+        let (response, out, _) = actix_ws::handle(&req, body).expect("a handshake");
+        let hub = Hub::default();
+        let id = hub.open(out, String::new(), false, NOW).expect("room");
+        let pass = Pass {
+            user,
+            login: None,
+            by: By::Session,
+            until: NOW + Duration::from_secs(86_400),
+        };
+        hub.let_in(id, pass, NOW);
+        (hub, response)
+    }
+
+    #[actix_web::test]
+    async fn messages_for_a_client_that_takes_none_do_not_pile_up() {
+        let user = Uuid::from_u128(1);
+        let (hub, _open) = with_one(user).await;
+        let ended = Ended::new(Duration::from_secs(5));
+        let sweeps = (1..100).take_while(|_| {
+            hub.note_change(&user.to_string());
+            hub.sweep(&ended, Duration::ZERO, NOW, Instant::now());
+            !hub.is_empty()
+        });
+        assert_eq!(
+            sweeps.count(),
+            31,
+            "beside the first, as many as there is room for"
+        );
+    }
+
+    #[actix_web::test]
+    async fn a_client_that_gives_no_sign_of_life_is_gone() {
+        let (hub, _open) = with_one(Uuid::from_u128(1)).await;
+        let (ended, began) = (Ended::new(Duration::from_secs(5)), Instant::now());
+        let sweep = |at| hub.sweep(&ended, Duration::ZERO, NOW, at);
+        sweep(began + PING_EVERY);
+        sweep(began + SILENCE);
+        assert_eq!(hub.len(), 1);
+        sweep(began + SILENCE + Duration::from_secs(1));
+        assert!(hub.is_empty());
     }
 }

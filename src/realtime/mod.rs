@@ -75,7 +75,9 @@ pub enum Look {
         next: Timestamp,
     },
     /// Nothing to say before then: activity only moves the end to later.
-    Far { next: Timestamp },
+    Far {
+        next: Timestamp,
+    },
 }
 
 /// Judges a browser session by its two ends.
@@ -150,7 +152,10 @@ async fn look_at(app: &App, id: u64, pass: &Pass, now: Timestamp) -> Result<(), 
             let clocks = &app.config.clocks;
             let last_activity = activity.and_then(|text| text.parse().ok());
             let idle_end = last_activity.map(|seconds| {
-                idle_end(Timestamp::from_seconds(seconds), clocks.session_idle_timeout)
+                idle_end(
+                    Timestamp::from_seconds(seconds),
+                    clocks.session_idle_timeout,
+                )
             });
             match idle_end.map(|idle_end| look(idle_end, pass.until, clocks, now)) {
                 None | Some(Look::Over) => app.hub.close(id, Close::SESSION_EXPIRED),
