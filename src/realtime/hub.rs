@@ -408,8 +408,8 @@ mod tests {
 
     #[actix_web::test]
     async fn a_client_that_gives_no_sign_of_life_is_gone() {
-        let (hub, _open) = with_one(Uuid::from_u128(1)).await;
         let (ended, began) = (Ended::new(Duration::from_secs(5)), Instant::now());
+        let (hub, _open) = with_one(Uuid::from_u128(1)).await;
         let sweep = |at| hub.sweep(&ended, Duration::ZERO, NOW, at);
         sweep(began + PING_EVERY);
         sweep(began + SILENCE);

@@ -1,8 +1,10 @@
 //! Sockets: who is let in, what they are told, and when they are closed.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::{SinkExt, StreamExt};
+use gapura::clock::{Clock, FakeClock, SystemClock};
 use reqwest::Method;
 use serde_json::{Value, json};
 use tokio::net::TcpStream;
@@ -16,7 +18,8 @@ use tokio_tungstenite::{WebSocketStream, client_async};
 
 use crate::actors::{Answer, Browser};
 use crate::chromium::{Chromium, serve};
-use crate::harness::{Backend, TestApp};
+use crate::faults::{HANGING, OPEN, Proxy};
+use crate::harness::{Backend, Installation, TestApp};
 use crate::program::{PASSWORD, Place, add_user};
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -28,7 +31,7 @@ const A_WHILE: Duration = Duration::from_millis(900);
 
 /// What came over a socket.
 #[derive(Debug, PartialEq)]
-enum Heard {
+pub enum Heard {
     Event(Value),
     Closed(u16, String),
     Nothing,
@@ -47,7 +50,7 @@ fn changed() -> Heard {
 }
 
 /// A client of the WebSocket.
-struct Wire(WebSocketStream<TcpStream>);
+pub struct Wire(WebSocketStream<TcpStream>);
 
 impl Wire {
     /// The handshake, which may be refused with a status.
@@ -76,7 +79,7 @@ impl Wire {
     }
 
     /// Of somebody with that token.
-    async fn with_token(url: &str, token: &str) -> Self {
+    pub async fn with_token(url: &str, token: &str) -> Self {
         let mut wire = Self::open(url, &[]).await;
         wire.authenticate(token).await;
         let heard = wire.hear().await;
@@ -141,7 +144,7 @@ impl Wire {
     }
 
     /// The next that is not about the list of logins.
-    async fn hear_of_itself(&mut self) -> Heard {
+    pub async fn hear_of_itself(&mut self) -> Heard {
         loop {
             match self.hear().await {
                 heard if heard == changed() => {}
@@ -803,4 +806,92 @@ async fn without_a_socket_everything_works_as_before() {
     ada.click("form[action='/logout'] button").await;
     ada.arrive("/login?reason=logged_out").await;
     ada.close().await;
+}
+
+#[actix_web::test]
+async fn an_outage_of_the_keystore_closes_nothing() {
+    let installation = Installation::new(Backend::Shared);
+    let redis = &installation
+        .settings
+        .iter()
+        .find(|(name, _)| name == "REDIS_URL");
+    let redis = url::Url::parse(&redis.expect("an address").1).expect("an address");
+    let target = format!("{}:{}", redis.host_str().unwrap(), redis.port().unwrap());
+    let proxy = Proxy::before(target).await;
+    let through = format!("redis://127.0.0.1:{}{}", proxy.port, redis.path());
+    let clock = Arc::new(FakeClock::at(SystemClock.now()));
+    let settings = [("REDIS_URL", through.as_str())];
+    let app = TestApp::join(Arc::new(installation), clock, &settings).await;
+    app.add_user("ada", gapura::account::Role::User).await;
+    let ada = Browser::new(&app, "ada").log_in().await;
+    let mut wire = Wire::of_page(&ada).await;
+    wire.settle().await;
+    proxy.set(HANGING);
+    app.advance(20 * HOUR);
+    wire.hears_nothing().await;
+    // Nor is the next socket told that its session is over.
+    let (cookies, origin) = (ada.cookie_header(), ada.origin());
+    let headers = [("cookie", cookies.as_str()), ("origin", origin.as_str())];
+    assert_eq!(Wire::try_open(&app.url, &headers).await.err(), Some(503));
+    proxy.set(OPEN);
+    app.advance(Duration::from_secs(6));
+    assert_eq!(wire.hear().await, closed(4401, "session_expired"));
+}
+
+/// What an idle socket costs. Its figures stand in the README; it takes a while, and 20,000 open files.
+#[actix_web::test]
+#[ignore = "a measurement"]
+async fn ten_thousand_idle_sockets() {
+    let installation = Arc::new(Installation::new(Backend::Embedded));
+    let clock = Arc::new(FakeClock::at(SystemClock.now()));
+    let beside = TestApp::join(installation.clone(), clock, &[]).await;
+    let mut tokens = Vec::new();
+    for number in 0..500 {
+        let name = format!("person{number}");
+        let user = beside.add_user(&name, gapura::account::Role::User).await;
+        let (jwt, now) = (beside.app.jwt.clone(), beside.now());
+        let client = gapura::login::Client::command_line();
+        let begun = beside.app.db.write(move |conn| {
+            let kind = gapura::login::Kind::Api;
+            let login = gapura::login::begin(conn, &user, kind, &client, 24 * HOUR, now)?;
+            Ok((user, login.expect("a login")))
+        });
+        let (user, login) = begun.await.expect("a login");
+        tokens.push(jwt.sign(&user, &login, now).expect("a token").0);
+    }
+    let mut place = Place::new();
+    place.settings.extend(installation.settings.clone());
+    place = place.with("GAPURA_BIND", "127.0.0.1:0");
+    let server = place.serve();
+    let resident = || {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", server.child.id()));
+        let status = status.expect("a process");
+        let line = status.lines().find(|line| line.starts_with("VmRSS:"));
+        let kilobytes = line.and_then(|line| line.split_whitespace().nth(1));
+        kilobytes.expect("a size").parse::<i64>().expect("a number")
+    };
+    let mut wires = vec![Wire::with_token(&server.url, &tokens[0]).await];
+    let before = resident();
+    for token in &tokens {
+        let missing = if token == &tokens[0] { 19 } else { 20 };
+        for _ in 0..missing {
+            wires.push(Wire::with_token(&server.url, token).await);
+        }
+    }
+    let opened = resident();
+    // Two pings later.
+    let rest = Instant::now() + Duration::from_secs(65);
+    while Instant::now() < rest {
+        for wire in &mut wires {
+            wire.hear_within(Duration::ZERO).await;
+        }
+    }
+    let rested = resident();
+    let each = |more: i64| more as f64 / wires.len() as f64;
+    println!(
+        "{} sockets: {before} KiB before, {opened} KiB after ({:.1} KiB each), {rested} KiB two pings later ({:.1} KiB each)",
+        wires.len(),
+        each(opened - before),
+        each(rested - before)
+    );
 }
