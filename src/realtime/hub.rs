@@ -303,8 +303,9 @@ fn fate(
         return Fate::Lost;
     }
     let known = match &mut socket.state {
-        // A clock that was set back gives nobody more time.
-        State::Stranger(_, since) if *since <= now && now < *since + PATIENCE => {
+        // A clock that was set back gives nobody more than twice the time. (A socket may also have come
+        // while the sweep that looks at it was already under way, and then be a little younger than now.)
+        State::Stranger(_, since) if now < *since + PATIENCE && *since < now + PATIENCE => {
             return Fate::Stays;
         }
         State::Stranger(..) => return Fate::Closed(Close::NOT_AUTHENTICATED),
@@ -416,5 +417,26 @@ mod tests {
         assert_eq!(hub.len(), 1);
         sweep(began + SILENCE + Duration::from_secs(1));
         assert!(hub.is_empty());
+    }
+
+    #[actix_web::test]
+    async fn a_stranger_has_ten_seconds_by_a_clock_that_may_be_set() {
+        let ended = Ended::new(Duration::from_secs(5));
+        let ms = Duration::from_millis;
+        for (now, stays) in [
+            (NOW, true),
+            // It came while the sweep was under way.
+            (NOW - ms(1), true),
+            (NOW + ms(9_999), true),
+            (NOW + ms(10_000), false),
+            (NOW - ms(7_200_000), false),
+        ] {
+            let (req, body) = request().await;
+            let (_open, out, _) = actix_ws::handle(&req, body).expect("a handshake");
+            let hub = Hub::default();
+            hub.open(out, String::new(), false, NOW).expect("room");
+            hub.sweep(&ended, Duration::ZERO, now, Instant::now());
+            assert_eq!(!hub.is_empty(), stays, "{now:?}");
+        }
     }
 }
