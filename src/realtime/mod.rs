@@ -21,10 +21,11 @@ use self::protocol::{Close, End, Event};
 use crate::app::App;
 use crate::clock::Timestamp;
 use crate::config::Clocks;
+use crate::error::Reason;
 use crate::keystore::KeystoreUnavailable;
 use crate::session::{activity_key, idle_end};
-use crate::token::personal::memory;
-use crate::token::personal::{Candidate, memory::Reading};
+use crate::token::personal::Candidate;
+use crate::token::personal::memory::{self, Reading};
 
 /// Where nodes tell each other in Redis whose logins have changed.
 pub const CHANNEL: &str = "gapura:sessions";
@@ -172,7 +173,7 @@ async fn look_at(app: &App, id: u64, pass: &Pass, now: Timestamp) -> Result<(), 
                 Reading::Good(_) => app.hub.look_again(id, now + LOOK_AT_TOKEN, None),
                 Reading::Expired(_) => app.hub.close(id, Close::TOKEN_EXPIRED),
                 Reading::Revoked(_) | Reading::Unknown => {
-                    app.hub.revoke(id, crate::error::Reason::Revoked);
+                    app.hub.revoke(id, Reason::Revoked);
                 }
             }
         }
