@@ -21,7 +21,7 @@ use crate::error::{AppError, Code};
 use crate::login::sign_in::network;
 use crate::openapi::{Input, Operation, Output};
 use crate::session::extract::{BrowserSession, look};
-use crate::token::jwt::Reading;
+use crate::token::jwt::{self, Reading};
 use crate::token::personal::Candidate;
 use crate::token::personal::memory::{self, Known};
 use crate::web::origin::{address, header, is_own};
@@ -217,7 +217,10 @@ async fn admit(app: &App, token: &str, address: &str, now: Timestamp) -> Result<
     Ok(Pass {
         user: id_of(&claims.sub)?,
         login: Some(id_of(&claims.sid)?),
-        by: By::Token(id_of(&claims.jti)?),
+        by: By::Token {
+            id: id_of(&claims.jti)?,
+            key: jwt::key_id(token).ok_or(Close::TOKEN_INVALID)?,
+        },
         until: claims.expires_at(),
     })
 }

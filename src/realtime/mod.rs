@@ -46,8 +46,8 @@ const LOOK_LATER: Duration = Duration::from_secs(5);
 /// By what a socket was let in.
 #[derive(Clone)]
 pub enum By {
-    /// An access token with this id.
-    Token(Uuid),
+    /// An access token with this id, signed by that key.
+    Token { id: Uuid, key: Uuid },
     /// The cookie of a browser session.
     Session,
     /// A personal token.
@@ -117,7 +117,9 @@ async fn sweep(app: &App) {
         }
         let threshold = app.config.clocks.refresh_threshold;
         let now = app.clock.now();
-        app.hub.sweep(&app.ended, threshold, now, Instant::now());
+        let keys = app.jwt.key_ids();
+        app.hub
+            .sweep(&app.ended, &keys, threshold, now, Instant::now());
         sleep(BREATH).await;
     }
 }
