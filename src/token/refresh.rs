@@ -146,7 +146,7 @@ pub fn deliver(
 }
 
 /// Sends a pair along with the answer to a request that asked for something else: all of it or
-/// nothing, and nothing with an error. A client that does not get it goes on with what it holds
+/// nothing, and nothing with an error or once the login has ended. A client that does not get it goes on with what it holds
 /// (rules 2 and 3 of rotation).
 ///
 /// # Errors
@@ -180,7 +180,7 @@ pub fn send_along(
         refresh,
         (CACHE_CONTROL, HeaderValue::from_static("no-store")),
     ];
-    Outgoing::set_on_success(req, headers);
+    Outgoing::set_on_success(req, &pair.login_id, headers);
     Ok(())
 }
 

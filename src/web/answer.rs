@@ -42,12 +42,18 @@ fn request_id() -> String {
     )
 }
 
+/// Headers for whoever goes on with a login.
+struct Gift {
+    login_id: String,
+    headers: Vec<(HeaderName, HeaderValue)>,
+}
+
 /// What extractors want sent along with the answer, whatever the handler answers.
 #[derive(Default)]
 pub struct Outgoing {
     cookies: Vec<Cookie<'static>>,
     headers: Vec<(HeaderName, HeaderValue)>,
-    on_success: Vec<(HeaderName, HeaderValue)>,
+    on_success: Option<Gift>,
 }
 
 impl Outgoing {
@@ -67,12 +73,16 @@ impl Outgoing {
         Self::with(req, |outgoing| outgoing.headers.push((name, value)));
     }
 
-    /// Sends headers along, unless the answer is an error; the last call counts.
+    /// Sends headers along, unless the answer is an error or the login has ended by then; the last
+    /// call counts.
     pub fn set_on_success<const N: usize>(
         req: &HttpRequest,
+        login_id: &str,
         headers: [(HeaderName, HeaderValue); N],
     ) {
-        Self::with(req, |outgoing| outgoing.on_success = headers.to_vec());
+        let (login_id, headers) = (login_id.to_owned(), headers.to_vec());
+        let gift = Gift { login_id, headers };
+        Self::with(req, |outgoing| outgoing.on_success = Some(gift));
     }
 
     fn with(req: &HttpRequest, change: impl FnOnce(&mut Self)) {
@@ -150,12 +160,12 @@ pub async fn dress<B: MessageBody + 'static>(
         cookies::sort_out(&mut req);
         let dress = Dress::of(req.head());
         let page = (dress == Dress::Page).then(|| Page::new(req.request(), None, String::new()));
-        let (method, path) = (req.method().clone(), req.path().to_owned());
+        let method = req.method().clone();
         match next.call(req).await {
             Ok(response) => told(response, &id),
             Err(error) => {
                 let cause = error.to_string();
-                tracing::warn!(request_id = id, %method, path, cause, "the session could not be kept");
+                tracing::warn!(request_id = id, %method, cause, "the session could not be kept");
                 return Err(without_request(&error, dress, page, &app, &id));
             }
         }
@@ -165,7 +175,7 @@ pub async fn dress<B: MessageBody + 'static>(
         response.response_mut().head_mut(),
     );
     let succeeded = head.status.is_success();
-    send_along(&req, head.headers_mut(), succeeded);
+    send_along(&req, &app, head.headers_mut(), succeeded);
     let is_page = head
         .headers()
         .get(CONTENT_TYPE)
@@ -223,7 +233,7 @@ fn told<B: MessageBody + 'static>(
     if let Some(cause) = error.cause() {
         tracing::error!(
             request_id = id,
-            path = req.path(),
+            route = route(&req),
             code = error.code().name(),
             cause
         );
@@ -320,7 +330,7 @@ fn redirect(req: &HttpRequest, error: &AppError) -> Option<String> {
     Some(format!("/login?{}", query.finish()))
 }
 
-fn send_along(req: &HttpRequest, headers: &mut HeaderMap, succeeded: bool) {
+fn send_along(req: &HttpRequest, app: &App, headers: &mut HeaderMap, succeeded: bool) {
     let outgoing = req
         .extensions_mut()
         .remove::<Outgoing>()
@@ -328,7 +338,9 @@ fn send_along(req: &HttpRequest, headers: &mut HeaderMap, succeeded: bool) {
     for (name, value) in outgoing.headers {
         headers.insert(name, value);
     }
-    for (name, value) in outgoing.on_success.into_iter().filter(|_| succeeded) {
+    let lives = |gift: &Gift| matches!(app.ended.cause(&gift.login_id), Ok(None));
+    let gift = outgoing.on_success.filter(|gift| succeeded && lives(gift));
+    for (name, value) in gift.map(|gift| gift.headers).unwrap_or_default() {
         if name == SET_COOKIE {
             headers.append(name, value);
         } else {
@@ -390,10 +402,15 @@ fn secure(headers: &mut HeaderMap, app: &App, is_page: bool, id: &str) {
 const CONTENT_SECURITY_POLICY_NAME: &str = "content-security-policy";
 
 fn log(req: &HttpRequest, status: StatusCode, id: &str) {
-    // The path without its query: a query may hold what is nobody's business.
     if status.is_server_error() {
-        tracing::warn!(request_id = id, method = %req.method(), path = req.path(), status = status.as_u16(), "request");
+        tracing::warn!(request_id = id, method = %req.method(), route = route(req), status = status.as_u16(), "request");
     } else {
-        tracing::debug!(request_id = id, method = %req.method(), path = req.path(), status = status.as_u16(), "request");
+        tracing::debug!(request_id = id, method = %req.method(), route = route(req), status = status.as_u16(), "request");
     }
+}
+
+/// The request's path as the log may know it, without what it is about: somebody may have put a token
+/// there, or into the query.
+fn route(req: &HttpRequest) -> String {
+    req.match_pattern().unwrap_or_else(|| "none".to_owned())
 }
