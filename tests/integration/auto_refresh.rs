@@ -364,9 +364,9 @@ async fn who_ends_their_own_login_is_sent_no_pair_of_it() {
             for all in [true, false] {
                 let program = Program::log_in_by(&app, "ada", delivery).await;
                 let logins = program.get("/api/v1/sessions").await.expect(200).json();
-                let own = logins["data"].as_array().unwrap().iter();
-                let own = own.filter(|login| login["current"] == true).next_back();
-                let own = own.unwrap()["id"].as_str().unwrap().to_owned();
+                let mut own = logins["data"].as_array().unwrap().iter();
+                let own = own.find(|login| login["current"] == true).unwrap();
+                let own = own["id"].as_str().unwrap().to_owned();
                 // Within the threshold: any other answer would bring a new pair.
                 app.advance(26 * MINUTE);
                 let answer = match all {

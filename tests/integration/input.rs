@@ -671,6 +671,8 @@ async fn what_is_no_id_is_not_found_and_no_outage() {
                 format!("/dashboard/tokens/{id}/revoke"),
                 format!("/admin/users/{id}"),
             ] {
+                // The page of an error has no form token.
+                root.open("/dashboard").await.expect(200);
                 let answer = root.post(&path, &[("act", "disable")]).await;
                 assert_eq!(answer.status, 404, "{path}");
             }

@@ -805,7 +805,7 @@ async fn a_dead_token_that_comes_again_and_again_is_recorded_once() {
         for _ in 0..3 {
             refused(app.present(&pair.refresh).await, 401, "refresh_reused").await;
         }
-        let recorded = "SELECT COUNT(*) AS n FROM audit_events WHERE kind = 'refresh_reused'";
+        let recorded = "SELECT COUNT(*) AS number FROM audit_events WHERE kind = 'refresh_reused'";
         assert_eq!(app.count(recorded.to_owned()).await, 1);
     }
 }
