@@ -1,0 +1,130 @@
+/** After logout nothing of a client runs on. */
+
+import assert from "node:assert/strict";
+import { execFile } from "node:child_process";
+import { test } from "node:test";
+import { fileURLToPath } from "node:url";
+
+import { ADA, BOB, LOGOUT, Locks, REFRESH, Tabs, answer, pair, problem, settle, signIn, tab } from "./platform.mjs";
+
+/** Counts the timers that are set and neither over nor cleared. */
+function countTimers(t) {
+  const live = new Set();
+  const [set, clear] = [globalThis.setTimeout, globalThis.clearTimeout];
+  t.after(() => Object.assign(globalThis, { setTimeout: set, clearTimeout: clear }));
+  // Not a mock of the test runner's, which remembers every call.
+  globalThis.setTimeout = (work, wait, ...given) => {
+    const timer = set(() => {
+      live.delete(timer);
+      work(...given);
+    }, wait);
+    live.add(timer);
+    return timer;
+  };
+  globalThis.clearTimeout = (timer) => {
+    live.delete(timer);
+    clear(timer);
+  };
+  return live;
+}
+
+test("a thousand turns of login and logout leave no timer, listener, socket or memory", async (t) => {
+  const timers = countTimers(t);
+  const channel = new Tabs();
+  const [end, locks] = [channel.join(), new Locks()];
+  const here = tab({ options: { channel: end, locks } });
+  let kept = 0;
+  const listen = end.addEventListener.bind(end);
+  end.addEventListener = (...given) => (kept++, listen(...given));
+  here.server.rule = ({ path, body }) => {
+    if (path.endsWith("/token")) return answer(pair(body.username === "ada" ? ADA : BOB));
+    if (path === REFRESH) return answer(pair(ADA));
+    if (path === LOGOUT) return answer(null);
+    // The others never get one.
+    return path === "/api/v1/me" ? answer({ text: "x".repeat(10_000) }) : undefined;
+  };
+  const turn = async (number) => {
+    const user = number % 2 ? ADA : BOB;
+    await here.client.login({ username: user.username, password: "x" });
+    here.client.connect();
+    const hanging = [here.client.fetch("/api/v1/hangs"), here.client.get("/api/v1/hangs")];
+    await here.client.get("/api/v1/me", { maxAge: 60_000 });
+    here.opened.at(-1)?.accept();
+    if (number % 3 === 0) here.opened.at(-1)?.drop(1006);
+    await here.client.logout();
+    for (const call of hanging) await assert.rejects(call, { name: "GapuraSignedOut" });
+    assert.equal(here.live().length, 0);
+    here.server.requests.length = here.opened.length = here.told.length = 0;
+  };
+  const heap = () => {
+    globalThis.gc();
+    return process.memoryUsage().heapUsed;
+  };
+  for (let number = 0; number < 300; number += 1) await turn(number);
+  await settle();
+  const before = heap();
+  for (let number = 0; number < 1000; number += 1) await turn(number);
+  await settle();
+  const grown = heap() - before;
+  assert.equal(timers.size, 0);
+  assert.equal(kept, 0);
+  assert.deepEqual([locks.held, locks.queue], [null, []]);
+  assert.ok(grown < 500_000, `${grown} bytes more`);
+});
+
+test("a timer of the one before does not ring for the next", async (t) => {
+  t.mock.timers.enable({ apis: ["setTimeout"] });
+  const here = tab();
+  await signIn(here, ADA);
+  here.client.logout();
+  (await here.server.next(LOGOUT)).answer(answer(null));
+  await signIn(here, BOB);
+  here.clock.at += 1_499_000;
+  t.mock.timers.tick(1_499_000);
+  assert.equal(here.told.filter(([name]) => name === "expiring").length, 0);
+  here.clock.at += 1000;
+  t.mock.timers.tick(1000);
+  assert.deepEqual(here.told.filter(([name]) => name === "expiring"), [["expiring", "bob"]]);
+});
+
+test("close stops everything and signs nobody out", async (t) => {
+  const timers = countTimers(t);
+  const channel = new Tabs();
+  const end = channel.join();
+  const here = tab({ options: { channel: end } });
+  const heard = [];
+  channel.join().addEventListener("message", ({ data }) => heard.push(data.type));
+  await signIn(here, ADA);
+  here.client.connect();
+  await settle();
+  const call = here.client.get("/api/v1/me");
+  (await here.server.next("/api/v1/me")).answer(problem(503, "unavailable"));
+  await settle();
+  assert.ok(timers.size > 0);
+  here.client.close();
+  await assert.rejects(call, { name: "GapuraSignedOut", reason: "closed" });
+  assert.deepEqual([timers.size, here.live().length], [0, 0]);
+  assert.equal(here.server.count(LOGOUT), 0);
+  assert.ok(!heard.includes("signed-out"));
+  for (const again of [() => here.client.fetch("/x"), () => here.client.resume(), () => here.client.login({ username: "ada", password: "x" })]) {
+    await assert.rejects(again(), { name: "GapuraSignedOut" });
+  }
+  assert.equal(await here.client.logout(), true);
+});
+
+test("a script ends by itself, whatever it still listens to", async () => {
+  const module = fileURLToPath(new URL("../../static/js/gapura-client.js", import.meta.url));
+  const pairOf = JSON.stringify(pair(ADA));
+  const script = `
+    const { createClient } = await import(${JSON.stringify(module)});
+    const fetch = async () => new Response(JSON.stringify({ data: ${pairOf} }));
+    const client = createClient({ baseUrl: "https://gapura.test", fetch });
+    await client.login({ username: "ada", password: "x" });
+    console.log(client.user.username);`;
+  const out = await new Promise((resolve, reject) => {
+    execFile(process.execPath, ["--input-type=module", "--eval", script], { timeout: 10_000 }, (error, stdout) =>
+      error ? reject(error) : resolve(stdout),
+    );
+  });
+  assert.equal(out.trim(), "ada");
+});
