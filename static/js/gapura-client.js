@@ -120,6 +120,8 @@ class Generation {
   refreshing;
   /** @type {ReturnType<typeof setTimeout> | undefined} */
   expiry;
+  /** Who waits for another tab to tell of a better token. @type {(() => void) | undefined} */
+  taken;
   /** @type {{renew: () => void, close: () => void} | undefined} */
   socket;
   /** Answers of `get`. @type {Map<string, {data: unknown, at: number, until: number}>} */
@@ -404,7 +406,16 @@ export function createClient(options = {}) {
     if (!channel) return;
     const left = g.user ? g.expiresAt - now() : 0;
     tell({ type: "ask", userId: g.user?.id ?? null, token: stale, left });
-    for (let turn = 0; g.token === stale && turn < 10; turn += 1) await g.pause(PEER_PATIENCE / 10);
+    /** @type {ReturnType<typeof setTimeout> | undefined} */
+    let timer;
+    const heard = new Promise((resolve) => {
+      timer = g.later(PEER_PATIENCE, () => resolve(undefined));
+      g.taken = () => resolve(undefined);
+    });
+    await g.within(heard).finally(() => {
+      g.never(timer);
+      g.taken = undefined;
+    });
   }
 
   /**
@@ -541,6 +552,7 @@ export function createClient(options = {}) {
       else if (keeping === "memory") g.refreshToken = token;
     }
     expectExpiry(g);
+    g.taken?.();
     if (!isRenewal || !g.user) return;
     if (ours) tellState(g, "refreshed");
     g.socket?.renew();

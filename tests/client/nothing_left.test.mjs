@@ -60,7 +60,7 @@ test("a thousand turns of login and logout leave no timer, listener, socket or m
     globalThis.gc();
     return process.memoryUsage().heapUsed;
   };
-  for (let number = 0; number < 300; number += 1) await turn(number);
+  for (let number = 0; number < 1000; number += 1) await turn(number);
   await settle();
   const before = heap();
   for (let number = 0; number < 1000; number += 1) await turn(number);

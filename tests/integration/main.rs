@@ -12,6 +12,7 @@ mod admin;
 mod auto_refresh;
 mod browser;
 mod chromium;
+mod client;
 mod cors;
 mod faults;
 mod gate;
