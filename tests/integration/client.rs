@@ -58,7 +58,7 @@ fn the_client_module_has_no_error_of_types() {
     node.arg(modules.join("typescript/bin/tsc"));
     node.args(["--noEmit", "--allowJs", "--checkJs", "--strict"]);
     node.args(["--target", "es2022", "--module", "es2022"]);
-    node.args(["--lib", "es2022,dom,dom.iterable", "--types", ""]);
+    node.args(["--lib", "es2022,dom,dom.iterable"]);
     succeeded(&node.arg(root().join(MODULE)).output().expect("Node"));
 }
 
@@ -112,6 +112,8 @@ async fn asked_for(browser: &Chromium, path: &str) -> u64 {
 }
 
 const REFRESH: &str = "/api/v1/auth/refresh";
+/// Beside its cookie the server renews an expired token by itself; here it takes a refresh.
+const IN_MEMORY: &str = "{refreshToken: 'memory'}";
 const ME: &str = "gapura.get('/api/v1/me').then(({username}) => username, ({name}) => name)";
 
 /// When that was told, by the clock that all tabs share.
@@ -155,7 +157,12 @@ async fn leaving_in_one_tab_is_leaving_in_every_tab_within_a_second() {
         // Nor does a page that is loaded now bring anybody back.
         arrive(&ada, &options).await;
         assert_eq!(ada.evaluate("gapura.resume()").await, Value::Null);
-        ada.close().await;
+        if keeping == "cookie" {
+            ada.close().await;
+        } else {
+            // Chromium says that a request without cookies does not clear the site's data.
+            ada.client.close().await.expect("the browser closes");
+        }
     }
 }
 
@@ -182,7 +189,9 @@ async fn somebody_else_in_one_tab_never_sees_a_byte_of_the_first_in_the_other() 
         return true;
     })()";
     browser.evaluate(poll).await;
-    let enough = |name: &str| format!("seen.filter(([, whose]) => whose === '{name}').length > 20");
+    let enough = |name: &str| {
+        format!("seen.length > 20 && seen.slice(-20).every(([, whose]) => whose === '{name}')")
+    };
     browser.until(&enough("ada")).await;
     turn_to(&browser, &second).await;
     for name in ["bob", "ada", "bob"] {
@@ -225,7 +234,7 @@ async fn a_page_that_is_loaded_again_knows_who_is_there() {
 async fn at_expiry_two_tabs_with_fifty_calls_each_refresh_once() {
     let app = serve(&[]).await;
     let ada = Chromium::open(&app).await;
-    let [first, second] = two_tabs(&ada, "{}").await;
+    let [first, second] = two_tabs(&ada, IN_MEMORY).await;
     sign_in(&ada, "ada").await;
     turn_to(&ada, &first).await;
     told_at(&ada, "signed-in").await;
@@ -252,10 +261,10 @@ async fn at_expiry_two_tabs_with_fifty_calls_each_refresh_once() {
 async fn a_tab_that_holds_the_lock_and_is_gone_freezes_no_other() {
     let app = serve(&[]).await;
     let ada = Chromium::open(&app).await;
-    let [first, second] = two_tabs(&ada, "{}").await;
+    let [first, second] = two_tabs(&ada, IN_MEMORY).await;
     sign_in(&ada, "ada").await;
     let hold = "new Promise((held) => {
-        navigator.locks.request('gapura:', () => new Promise(() => held(true)));
+        navigator.locks.request('gapura:', () => new Promise(() => held(true))).catch(() => {});
     })";
     let ask = "(() => {
         const began = performance.now();
@@ -337,7 +346,7 @@ async fn a_device_two_hours_off_refreshes_on_time_and_never_storms() {
 async fn a_network_that_goes_in_the_middle_of_a_refresh_signs_nobody_out() {
     let app = serve(&[]).await;
     let ada = Chromium::open(&app).await;
-    arrive(&ada, "{}").await;
+    arrive(&ada, IN_MEMORY).await;
     sign_in(&ada, "ada").await;
     ada.devtools("Network.enable", json!({})).await;
     let network = async |offline: bool, latency: u64| {
@@ -346,11 +355,13 @@ async fn a_network_that_goes_in_the_middle_of_a_refresh_signs_nobody_out() {
             .await;
     };
     app.advance(Duration::from_secs(1801));
-    network(false, 800).await;
+    network(false, 3000).await;
     let ask = "window.asking = gapura.fetch('/api/v1/me').then(({status}) => status, ({name}) => name); true";
     ada.evaluate(ask).await;
-    // The refusal has come, and the refresh is on its way.
-    tokio::time::sleep(Duration::from_millis(1200)).await;
+    // The refusal has come, and the refresh is on its way for as long as the latency.
+    let refused =
+        "performance.getEntriesByType('resource').some(({name}) => name.endsWith('/api/v1/me'))";
+    ada.until(refused).await;
     network(true, 0).await;
     tokio::time::sleep(Duration::from_secs(1)).await;
     let here = ada.evaluate("[gapura.user.username, told.length]").await;
@@ -361,6 +372,8 @@ async fn a_network_that_goes_in_the_middle_of_a_refresh_signs_nobody_out() {
     assert_eq!(ada.evaluate("asking").await, 200);
 
     // Logging out needs no network; and what the server could not be told it is told later.
+    arrive(&ada, "{}").await;
+    sign_in(&ada, "ada").await;
     network(true, 0).await;
     assert_eq!(ada.evaluate("gapura.logout()").await, false);
     assert_eq!(ada.evaluate("gapura.user").await, Value::Null);
