@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::chromium::{Chromium, serve};
+use crate::faults::{CUT, HANGING, OPEN, Proxy};
 use crate::harness::{Backend, TestApp, npm};
 
 const TYPESCRIPT: &str = "typescript@5.9.3";
@@ -344,40 +345,38 @@ async fn a_device_two_hours_off_refreshes_on_time_and_never_storms() {
 
 #[actix_web::test]
 async fn a_network_that_goes_in_the_middle_of_a_refresh_signs_nobody_out() {
-    let app = serve(&[]).await;
-    let ada = Chromium::open(&app).await;
-    arrive(&ada, IN_MEMORY).await;
+    let settings = [
+        ("GAPURA_ACCESS_TOKEN_LIFETIME", "3s"),
+        ("GAPURA_AUTO_REFRESH_THRESHOLD", "1s"),
+    ];
+    let app = serve(&settings).await;
+    let network = Proxy::before(app.url.replace("http://", "")).await;
+    let mut ada = Chromium::open(&app).await;
+    ada.url = format!("http://127.0.0.1:{}", network.port);
+    arrive(&ada, "{}").await;
     sign_in(&ada, "ada").await;
-    ada.devtools("Network.enable", json!({})).await;
-    let network = async |offline: bool, latency: u64| {
-        let state = json!({"offline": offline, "latency": latency, "downloadThroughput": -1, "uploadThroughput": -1});
-        ada.devtools("Network.emulateNetworkConditions", state)
-            .await;
-    };
-    app.advance(Duration::from_secs(1801));
-    network(false, 3000).await;
+    let over = "performance.timeOrigin + performance.now() > told[0][3] + 3100";
+    ada.until(over).await;
+    app.advance(Duration::from_secs(4));
+    network.set(HANGING);
     let ask = "window.asking = gapura.fetch('/api/v1/me').then(({status}) => status, ({name}) => name); true";
     ada.evaluate(ask).await;
-    // The refusal has come, and the refresh is on its way for as long as the latency.
-    let refused =
-        "performance.getEntriesByType('resource').some(({name}) => name.endsWith('/api/v1/me'))";
-    ada.until(refused).await;
-    network(true, 0).await;
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    network.set(CUT);
     tokio::time::sleep(Duration::from_secs(1)).await;
     let here = ada.evaluate("[gapura.user.username, told.length]").await;
     assert_eq!(here, json!(["ada", 1]));
     // Longer than the grace in which the server would give the same again.
     app.advance(Duration::from_secs(20));
-    network(false, 0).await;
+    network.set(OPEN);
     assert_eq!(ada.evaluate("asking").await, 200);
+    assert!(asked_for(&ada, REFRESH).await >= 2);
 
     // Logging out needs no network; and what the server could not be told it is told later.
-    arrive(&ada, "{}").await;
-    sign_in(&ada, "ada").await;
-    network(true, 0).await;
+    network.set(CUT);
     assert_eq!(ada.evaluate("gapura.logout()").await, false);
     assert_eq!(ada.evaluate("gapura.user").await, Value::Null);
-    network(false, 0).await;
+    network.set(OPEN);
     arrive(&ada, "{}").await;
     assert_eq!(ada.evaluate("gapura.resume()").await, Value::Null);
     assert_eq!(asked_for(&ada, REFRESH).await, 0);
