@@ -175,6 +175,7 @@ class Generation {
    * @param {boolean} [idle] nobody waits for it: a script may end before
    */
   later(wait, work, idle = false) {
+    if (this.over) return undefined;
     /** @type {ReturnType<typeof setTimeout>} */
     const timer = setTimeout(() => {
       this.#timers.delete(timer);
@@ -929,7 +930,7 @@ export function createClient(options = {}) {
       socket.send(JSON.stringify({ type: "authenticate", token: sent }));
     };
     const again = () => {
-      if (!g.over) g.later(backOff(failures++), () => void open(), true);
+      g.later(backOff(failures++), () => void open(), true);
     };
     /** @param {any} message */
     const receive = (message) => {

@@ -87,6 +87,19 @@ test("a timer of the one before does not ring for the next", async (t) => {
   assert.deepEqual(here.told.filter(([name]) => name === "expiring"), [["expiring", "bob"]]);
 });
 
+test("a socket that is refused for good leaves no timer to try again", async (t) => {
+  const timers = countTimers(t);
+  const here = tab();
+  await signIn(here, ADA);
+  here.client.connect();
+  await settle();
+  here.opened[0].accept();
+  here.opened[0].drop(4401);
+  (await here.server.next(REFRESH)).answer(problem(401, "refresh_reused"));
+  await settle();
+  assert.deepEqual([here.client.user, timers.size], [null, 0]);
+});
+
 test("close stops everything and signs nobody out", async (t) => {
   const timers = countTimers(t);
   const channel = new Tabs();
