@@ -10,7 +10,7 @@ use actix_session::config::CookieContentSecurity;
 use actix_web::cookie::SameSite;
 use actix_web::guard::{self, GuardContext};
 use actix_web::http::Method;
-use actix_web::http::header::{ALLOW, AUTHORIZATION};
+use actix_web::http::header::{ACCESS_CONTROL_REQUEST_METHOD, ALLOW, AUTHORIZATION};
 use actix_web::web::{self, Data, ServiceConfig, resource, to};
 use actix_web::{HttpResponse, Resource, Route};
 
@@ -19,22 +19,25 @@ use crate::caller::PERSONAL_TOKEN_HEADERS;
 use crate::clock::{Clock, Timestamp};
 use crate::config::Config;
 use crate::db::Db;
+use crate::error::Code;
 use crate::figures::Figures;
 use crate::keys;
 use crate::keystore::Keystore;
 use crate::login::ended::{self, Ended};
 use crate::login::sign_in::Turnstile;
 use crate::login::{self, Cause, Login};
+use crate::openapi::{Endpoint, delete, get, patch, post, put};
 use crate::session::cookies::session_name;
 use crate::session::keeper::Keeper;
 use crate::token::introspection;
 use crate::token::jwt::{self, Jwt};
 use crate::token::personal::{self, memory::Memory};
 use crate::vault::{AppKeys, Secrets};
+use crate::web::answer::is_login_by_program;
 use crate::web::assets;
 use crate::{
-    activity, admin, dashboard, devices, forward_auth, health, profile, registration, session,
-    token,
+    activity, admin, dashboard, devices, dialects, forward_auth, health, openapi, profile,
+    registration, session, token,
 };
 
 /// What every handler may reach.
@@ -152,27 +155,31 @@ impl App {
 /// answer, is `web::answer::dress` around the whole.
 pub fn routes(app: Data<App>) -> impl FnOnce(&mut ServiceConfig) {
     move |config| {
+        bare().serve(config);
         config
-            .service(at("/healthz", [(Method::GET, to(health::healthz))]))
-            .service(at("/readyz", [(Method::GET, to(health::readyz))]))
-            .service(at(
-                "/.well-known/jwks.json",
-                [(Method::GET, to(token::http::jwks))],
-            ))
             .service(at("/static/{path:.*}", [(Method::GET, to(assets::serve))]))
             // Bearers never pass through the session layer: a JWT costs no I/O.
             .service(
                 web::scope("/api")
                     .guard(carries_credentials)
                     .wrap(cors(&app.config))
-                    .configure(api),
+                    .configure(serve_api),
             )
             .service(
                 web::scope("/api")
                     .wrap(IdentityMiddleware::default())
                     .wrap(sessions(&app))
                     .wrap(cors(&app.config))
-                    .configure(api),
+                    .configure(serve_api),
+            )
+            // Programs of an older dialect, where a page has the same path: no session, no cookie.
+            .service(
+                at("/login", [(Method::POST, to(dialects::log_in))])
+                    .guard(guard::fn_guard(is_programs_login))
+                    .wrap(cors(&app.config)),
+            )
+            .service(
+                at("/refresh", [(Method::POST, to(dialects::refresh))]).wrap(cors(&app.config)),
             )
             .service(
                 web::scope("")
@@ -183,48 +190,172 @@ pub fn routes(app: Data<App>) -> impl FnOnce(&mut ServiceConfig) {
     }
 }
 
+/// Every route that answers with JSON, in the order in which the document tells of them; those of
+/// the API without their `/api`.
 #[rustfmt::skip]
-fn api(config: &mut ServiceConfig) {
-    config
-        .service(at("/update-activity", [(Method::POST, to(session::http::update_activity))]))
-        .service(at("/v1/auth/token", [(Method::POST, to(token::http::token))]))
-        .service(at("/v1/auth/refresh", [(Method::POST, to(token::http::refresh))]))
-        .service(at("/v1/verify", [(Method::GET, to(forward_auth::verify))]))
-        .service(at("/v1/auth/introspect", [(Method::POST, to(introspection::introspect))]))
-        .service(at("/v1/auth/revoke", [(Method::POST, to(introspection::revoke))]))
-        .service(at("/v1/auth/auto-refresh", [(Method::POST, to(token::http::auto_refresh))]))
-        .service(at("/v1/auth/logout-all", [(Method::POST, to(token::http::logout_all))]))
-        .service(at("/v1/auth/logout", [(Method::POST, to(token::http::logout))]))
-        .service(at("/v1/auth/token-status", [(Method::GET, to(token::http::token_status))]))
-        .service(at("/password-strength", [(Method::POST, to(profile::strength::strength))]))
-        .service(at("/v1/auth/register", [(Method::POST, to(registration::http::register))]))
-        .service(at("/v1/me", [
-            (Method::GET, to(profile::http::me)),
-            (Method::PATCH, to(profile::http::patch_me)),
-        ]))
-        .service(at("/v1/me/password", [(Method::PUT, to(profile::http::put_password))]))
-        .service(at("/v1/users", [
-            (Method::GET, to(admin::api::list)),
-            (Method::POST, to(admin::api::post)),
-        ]))
-        .service(at("/v1/users/{id}", [
-            (Method::GET, to(admin::api::get)),
-            (Method::PATCH, to(admin::api::patch)),
-        ]))
-        .service(at("/v1/sessions", [(Method::GET, to(devices::http::list))]))
-        .service(at("/v1/sessions/{id}", [(Method::DELETE, to(devices::http::delete))]))
-        .service(at("/v1/tokens", [
-            (Method::GET, to(personal::http::list)),
-            (Method::POST, to(personal::http::create)),
-        ]))
-        .service(at("/v1/tokens/{id}", [(Method::DELETE, to(personal::http::delete))]))
-        .service(at("/v1/audit", [(Method::GET, to(activity::http::list))]));
+pub fn api() -> Vec<Group> {
+    use Code::{AccountDisabled, Conflict, Forbidden, InvalidCredentials, RateLimited, RefreshExpired, RefreshInvalid, RefreshMissing, RefreshReused, ReauthenticationRequired, TokenMismatch};
+    vec![
+        group("Logging in", "A login is one sign-in on one device. It begins with a password and gives two tokens: an access token, which goes with every request, and a refresh token, which is exchanged for the next pair.", vec![
+            ("/v1/auth/token", vec![post(token::http::token, "Log in")
+                .says("Begins a login. After too many wrong passwords the answer is 429, and says when to come back.")
+                .fails(&[InvalidCredentials, AccountDisabled, RateLimited])]),
+            ("/v1/auth/refresh", vec![post(token::http::refresh, "Exchange a refresh token")
+                .says("Gives the next pair. Presented again within ten seconds the same token leads to the same successor; presented later, when that is in use, it is taken for stolen, and the login ends.")
+                .fails(&[RefreshExpired, RefreshReused, RateLimited])]),
+            ("/v1/auth/auto-refresh", vec![post(token::http::auto_refresh, "Exchange a refresh token if it is time")
+                .says("As refreshing, but if the access token beside it is good for long enough, the pair comes back as it is.")
+                .fails(&[RefreshExpired, RefreshReused, RateLimited, TokenMismatch])
+                .or_without()]),
+            ("/v1/auth/token-status", vec![get(token::http::token_status, "What a token is worth")
+                .says("Of the token that is presented. A genuine one that has expired or was revoked is told so by 200 and `valid: false`.")]),
+            ("/v1/auth/logout", vec![post(token::http::logout, "Log out")
+                .says("Ends the login. Once the access token has expired, the refresh token will do.")
+                .fails(&[RefreshExpired, TokenMismatch])
+                .or_without()]),
+            ("/v1/auth/logout-all", vec![post(token::http::logout_all, "Log out everywhere")
+                .says("Ends every login of the caller, this one too.")]),
+            ("/v1/auth/register", vec![post(registration::http::register, "Sign up")
+                .says("Where registration is open; else the answer is 404.")
+                .fails(&[InvalidCredentials, Conflict, RateLimited])]),
+        ]),
+        group("Your account", "What a caller sees and does of their own.", vec![
+            ("/v1/me", vec![
+                get(profile::http::me, "Your account"),
+                patch(profile::http::patch_me, "Change your name, language or theme"),
+            ]),
+            ("/v1/me/password", vec![put(profile::http::put_password, "Change your password")
+                .says("Ends every other login. This one goes on, with a new pair in the headers.")
+                .fails(&[Conflict])]),
+            ("/v1/sessions", vec![
+                get(devices::http::list, "Your logins"),
+                delete(devices::http::delete_others, "End every other login"),
+            ]),
+            ("/v1/sessions/{id}", vec![delete(devices::http::delete, "End a login")]),
+            ("/v1/audit", vec![get(activity::http::list, "What has happened")
+                .says("Your own events; everybody's for an administrator.")
+                .fails(&[Forbidden])]),
+            ("/update-activity", vec![post(session::http::update_activity, "Say that somebody is there")
+                .says("What a page sends while its person moves, types or clicks. It revives nothing that is over.")]),
+            ("/password-strength", vec![post(profile::strength::strength, "Judge a password while it is typed")
+                .says("For our own pages. Nothing is stored.")
+                .fails(&[RateLimited])]),
+        ]),
+        group("Personal tokens", "For programs: they last, and may do just what their scopes say.", vec![
+            ("/v1/tokens", vec![
+                get(personal::http::list, "Your personal tokens"),
+                post(personal::http::create, "Make a personal token")
+                    .says("Needs a password given within ten minutes, or `current_password`.")
+                    .fails(&[ReauthenticationRequired, Conflict]),
+            ]),
+            ("/v1/tokens/{id}", vec![delete(personal::http::delete, "Revoke a personal token")]),
+        ]),
+        group("People", "For administrators.", vec![
+            ("/v1/users", vec![
+                get(admin::api::list, "People"),
+                post(admin::api::post, "Add a person")
+                    .says("To add an administrator needs a password given within ten minutes.")
+                    .fails(&[ReauthenticationRequired, Conflict]),
+            ]),
+            ("/v1/users/{id}", vec![
+                get(admin::api::get, "A person"),
+                patch(admin::api::patch, "Change a person")
+                    .says("Role, password, address and whether they are disabled need a password given within ten minutes, and no personal token may change them for an administrator.")
+                    .fails(&[ReauthenticationRequired, Conflict]),
+            ]),
+        ]),
+        group("Logins of others", "For administrators.", vec![
+            ("/v1/users/{id}/sessions", vec![
+                get(admin::api::list_sessions, "A person's logins"),
+                delete(admin::api::delete_sessions, "End a person's logins")
+                    .says("All but the one that asks. Needs a password given within ten minutes, or `current_password`.")
+                    .fails(&[ReauthenticationRequired]),
+            ]),
+            ("/v1/users/{id}/sessions/{login}", vec![delete(admin::api::delete_session, "End a login of a person")
+                .says("Needs a password given within ten minutes, or `current_password`.")
+                .fails(&[ReauthenticationRequired])]),
+        ]),
+        group("For other servers", "Who stands behind a request that came to somebody else.", vec![
+            ("/v1/verify", vec![get(forward_auth::verify, "Whether a request may pass")
+                .says("For nginx `auth_request`, Caddy and Traefik: who it is stands in the headers.")
+                .gives(&["X-Auth-User-Id", "X-Auth-Username", "X-Auth-Email", "X-Auth-Role"])]),
+            ("/v1/auth/introspect", vec![post(introspection::introspect, "What a token is worth to somebody else")
+                .says("RFC 7662. For administrators, and for personal tokens with the scope `introspect`.")]),
+            ("/v1/auth/revoke", vec![post(introspection::revoke, "Give up a token")
+                .says("RFC 7009. The answer is the same whether or not there was such a token.")]),
+            ("/v1/openapi.json", vec![get(openapi::http::json, "This document")]),
+        ]),
+        group("An older dialect", "The same rules under other names, for clients that cannot be changed.", vec![
+            ("/auth/login", vec![post(dialects::api::log_in, "Log in, as it was")
+                .says("A pair, and a personal token that ends with the login.")
+                .fails(&[InvalidCredentials, AccountDisabled, RateLimited])]),
+            ("/auth/refresh", vec![post(dialects::api::refresh, "Exchange a refresh token, as it was")
+                .fails(&[RefreshMissing, RefreshInvalid, RefreshExpired, RefreshReused, RateLimited])]),
+            ("/auth/logout", vec![post(dialects::api::log_out, "Log out, as it was")
+                .fails(&[RefreshExpired, TokenMismatch])
+                .or_without()]),
+            ("/users", vec![get(dialects::api::users, "People, as it was")]),
+        ]),
+    ]
+}
+
+/// Those outside of `/api`.
+pub fn bare() -> Group {
+    group(
+        "The server",
+        "Whether it is well, and what its tokens are signed with.",
+        vec![
+            (
+                "/.well-known/jwks.json",
+                vec![get(token::http::jwks, "Public keys of the access tokens")],
+            ),
+            ("/healthz", vec![get(health::healthz, "Alive")]),
+            ("/readyz", vec![get(health::readyz, "Able to serve")]),
+        ],
+    )
+}
+
+/// Routes that have to do with each other.
+pub struct Group {
+    /// Its title in the document.
+    pub name: &'static str,
+    /// What they have to do with each other.
+    pub about: &'static str,
+    /// Each path, and what may be done with it.
+    pub paths: Vec<(&'static str, Vec<Endpoint>)>,
+}
+
+const fn group(
+    name: &'static str,
+    about: &'static str,
+    paths: Vec<(&'static str, Vec<Endpoint>)>,
+) -> Group {
+    Group { name, about, paths }
+}
+
+impl Group {
+    fn serve(self, config: &mut ServiceConfig) {
+        for (path, endpoints) in self.paths {
+            let methods = endpoints.into_iter();
+            config.service(at(
+                path,
+                methods.map(|endpoint| (endpoint.method, endpoint.route)),
+            ));
+        }
+    }
+}
+
+fn serve_api(config: &mut ServiceConfig) {
+    for group in api() {
+        group.serve(config);
+    }
 }
 
 #[rustfmt::skip]
 fn pages(config: &mut ServiceConfig) {
     config
         .service(at("/", [(Method::GET, to(session::http::home))]))
+        .service(at("/docs", [(Method::GET, to(openapi::http::docs))]))
         .service(at("/login", [
             (Method::GET, to(session::http::login_page)),
             (Method::POST, to(session::http::log_in)),
@@ -252,10 +383,11 @@ fn pages(config: &mut ServiceConfig) {
         ]))
         .service(at("/dashboard/tokens/{id}/revoke", [(Method::POST, to(personal::http::revoke_on_page))]))
         .service(at("/dashboard/activity", [(Method::GET, to(activity::http::page))]))
-        .service(at("/dashboard/activity.csv", [(Method::GET, to(activity::http::csv))]))
-        .service(at("/dashboard/activity.json", [(Method::GET, to(activity::http::json))]))
+        .service(at("/dashboard/activity.{format:csv|json}", [(Method::GET, to(activity::http::file))]))
         .service(at("/dashboard", [(Method::GET, to(dashboard::http::overview))]))
         .service(at("/admin", [(Method::GET, to(admin::http::overview))]))
+        .service(at("/admin/activity", [(Method::GET, to(activity::http::everybodys_page))]))
+        .service(at("/admin/activity.{format:csv|json}", [(Method::GET, to(activity::http::everybodys_file))]))
         .service(at("/admin/users", [(Method::GET, to(admin::http::people))]))
         .service(at("/admin/users/new", [
             (Method::GET, to(admin::http::new_page)),
@@ -269,7 +401,7 @@ fn pages(config: &mut ServiceConfig) {
 
 /// The methods of one path; HEAD wherever there is GET. Another method is 405 and told which would
 /// do (RFC 9110, 15.5.6).
-fn at<const N: usize>(path: &str, methods: [(Method, Route); N]) -> Resource {
+fn at(path: &str, methods: impl IntoIterator<Item = (Method, Route)>) -> Resource {
     let mut allowed = Vec::new();
     let mut resource = resource(path);
     for (method, route) in methods {
@@ -288,6 +420,13 @@ fn at<const N: usize>(path: &str, methods: [(Method, Route); N]) -> Resource {
             .finish();
         std::future::ready(refused)
     }))
+}
+
+/// A program's login, or a browser that asks whether a page of another origin may send one.
+fn is_programs_login(context: &GuardContext<'_>) -> bool {
+    let head = context.head();
+    let asks = head.headers().contains_key(ACCESS_CONTROL_REQUEST_METHOD);
+    is_login_by_program(head) || (head.method == Method::OPTIONS && asks)
 }
 
 /// A request that brings a credential of its own is not a browser's session.

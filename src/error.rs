@@ -49,6 +49,39 @@ pub enum Code {
 }
 
 impl Code {
+    /// Every code.
+    pub const ALL: [Self; 29] = [
+        Self::MalformedRequest,
+        Self::InvalidCredentials,
+        Self::TokenMissing,
+        Self::TokenInvalid,
+        Self::TokenExpired,
+        Self::TokenRevoked,
+        Self::TokenMismatch,
+        Self::RefreshMissing,
+        Self::RefreshInvalid,
+        Self::RefreshExpired,
+        Self::RefreshReused,
+        Self::SessionMissing,
+        Self::CsrfFailed,
+        Self::Forbidden,
+        Self::InsufficientScope,
+        Self::ReauthenticationRequired,
+        Self::AccountDisabled,
+        Self::NotFound,
+        Self::MethodNotAllowed,
+        Self::RequestTimeout,
+        Self::Conflict,
+        Self::PayloadTooLarge,
+        Self::UnsupportedMediaType,
+        Self::ValidationFailed,
+        Self::SessionExpired,
+        Self::RateLimited,
+        Self::HeadTooLarge,
+        Self::Internal,
+        Self::Unavailable,
+    ];
+
     /// The code as it is written, and its HTTP status.
     const fn parts(self) -> (&'static str, u16) {
         match self {
@@ -266,6 +299,25 @@ impl AppError {
             _ => {}
         }
         problem
+    }
+
+    /// The body of the answer in the older dialect of `/api/auth`. What a problem says beside its
+    /// detail, which fields are wrong, stands in the message.
+    pub fn envelope(&self) -> serde_json::Value {
+        let name = self.code().name();
+        let message = match self {
+            Self::Invalid(FieldErrors(errors)) | Self::Conflict(FieldErrors(errors))
+                if !errors.is_empty() =>
+            {
+                let fields = errors.iter();
+                let told = fields.map(|(field, told)| format!("{field}: {}", told.join(" ")));
+                told.collect::<Vec<_>>().join(" ")
+            }
+            _ => Lang::English
+                .text(&format!("error.{name}.detail"))
+                .into_owned(),
+        };
+        json!({"success": false, "error": {"code": name, "message": message}})
     }
 }
 

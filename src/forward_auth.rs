@@ -2,17 +2,16 @@
 //! (nginx `auth_request`, Caddy `forward_auth`, Traefik `ForwardAuth`). The answer is 200 or 401,
 //! never a redirect: where to send people is the proxy's business.
 
+use actix_web::HttpRequest;
 use actix_web::http::header::HeaderValue;
-use actix_web::{HttpRequest, HttpResponse};
-use serde_json::json;
 
 use crate::caller::{Credential, Visitor};
 use crate::error::AppError;
 use crate::web::answer::Outgoing;
-use crate::web::success;
+use crate::web::{Success, success};
 
 /// `GET /api/v1/verify`.
-pub async fn verify(req: HttpRequest, visitor: Visitor) -> Result<HttpResponse, AppError> {
+pub async fn verify(req: HttpRequest, visitor: Visitor) -> Result<Success<()>, AppError> {
     let who = match &visitor.credential {
         Credential::Bearer(bearer) => Who {
             id: &bearer.claims.sub,
@@ -37,7 +36,7 @@ pub async fn verify(req: HttpRequest, visitor: Visitor) -> Result<HttpResponse, 
         },
     };
     who.send_along(&req)?;
-    Ok(success("Somebody is signed in.", json!(null)))
+    Ok(success("Somebody is signed in.", ()))
 }
 
 /// What the proxy is told.

@@ -1,36 +1,76 @@
 //! `/healthz`: the process is alive. `/readyz`: it is able to serve, each part named.
 
+use actix_web::body::BoxBody;
 use actix_web::http::StatusCode;
-use actix_web::{HttpResponse, web};
-use serde_json::json;
+use actix_web::{HttpRequest, HttpResponse, Responder, web};
+use schemars::JsonSchema;
+use serde::Serialize;
 
 use crate::app::App;
+use crate::openapi::{Operation, Output};
+use crate::web::Plain;
+
+/// The process is there.
+#[derive(Serialize, JsonSchema)]
+pub struct Alive {
+    #[schemars(extend("const" = "alive"))]
+    status: &'static str,
+}
+
+/// Whether it is able to serve, and which part is not.
+#[derive(Serialize, JsonSchema)]
+pub struct Readiness {
+    #[schemars(extend("enum" = ["ready", "not ready", "shutting down"]))]
+    status: &'static str,
+    #[schemars(extend("enum" = ["ok", "unavailable"]))]
+    database: &'static str,
+    #[schemars(extend("enum" = ["ok", "unavailable"]))]
+    store: &'static str,
+    #[schemars(extend("enum" = ["ok", "unavailable"]))]
+    revocation_feed: &'static str,
+}
+
+impl Responder for Readiness {
+    type Body = BoxBody;
+
+    fn respond_to(self, _: &HttpRequest) -> HttpResponse {
+        let status = match self.status {
+            "ready" => StatusCode::OK,
+            _ => StatusCode::SERVICE_UNAVAILABLE,
+        };
+        HttpResponse::build(status).json(self)
+    }
+}
+
+impl Output for Readiness {
+    fn describe(operation: &mut Operation) {
+        let schema = operation.gives.subschema_for::<Self>().to_value();
+        for status in [200, 503] {
+            operation.answers(status, "application/json", schema.clone());
+        }
+    }
+}
 
 /// `GET /healthz`.
-pub async fn healthz() -> HttpResponse {
-    HttpResponse::Ok().json(json!({"status": "alive"}))
+pub async fn healthz() -> Plain<Alive> {
+    Plain(Alive { status: "alive" })
 }
 
 /// `GET /readyz`.
-pub async fn readyz(app: web::Data<App>) -> HttpResponse {
+pub async fn readyz(app: web::Data<App>) -> Readiness {
     let (database, store) = tokio::join!(app.db.ping(), app.keystore.ping());
     let feed = app.ended.is_fresh();
     let draining = app.is_draining();
     let ready = database.is_ok() && store.is_ok() && feed && !draining;
     let word = |good: bool| if good { "ok" } else { "unavailable" };
-    let status = if ready {
-        StatusCode::OK
-    } else {
-        StatusCode::SERVICE_UNAVAILABLE
-    };
-    HttpResponse::build(status).json(json!({
-        "status": match (ready, draining) {
+    Readiness {
+        status: match (ready, draining) {
             (true, _) => "ready",
             (_, true) => "shutting down",
             _ => "not ready",
         },
-        "database": word(database.is_ok()),
-        "store": word(store.is_ok()),
-        "revocation_feed": word(feed),
-    }))
+        database: word(database.is_ok()),
+        store: word(store.is_ok()),
+        revocation_feed: word(feed),
+    }
 }

@@ -4,20 +4,22 @@ pub mod password;
 mod store;
 
 pub use self::store::{
-    Changes, all, by_id, by_login_name, clear_failures, count, count_failure, has_other_admin,
-    insert, set_disabled, set_names, set_own_password, set_password_hash, set_profile, set_role,
-    set_temporary_password,
+    Changes, all, by_id, by_ids, by_login_name, clear_failures, count, count_failure,
+    has_other_admin, insert, set_disabled, set_names, set_own_password, set_password_hash,
+    set_profile, set_role, set_temporary_password,
 };
 use crate::clock::Timestamp;
 use crate::i18n::Lang;
 use crate::id;
 use diesel::prelude::*;
+use schemars::JsonSchema;
 use serde::Deserialize;
 use unicode_normalization::UnicodeNormalization;
 
 /// What somebody may do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
+#[schemars(inline)]
 pub enum Role {
     User,
     Admin,

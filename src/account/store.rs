@@ -25,6 +25,14 @@ pub fn by_id(conn: &mut AnyConnection, id: &str) -> QueryResult<Option<User>> {
         .optional()
 }
 
+/// The people with these ids.
+pub fn by_ids(conn: &mut AnyConnection, ids: &[&str]) -> QueryResult<Vec<User>> {
+    users::table
+        .filter(users::id.eq_any(ids))
+        .select(User::as_select())
+        .load(conn)
+}
+
 /// Everybody, in order of joining.
 pub fn all(conn: &mut AnyConnection) -> QueryResult<Vec<User>> {
     users::table

@@ -1,13 +1,14 @@
-//! My events as a file, read from the database and sent on piece by piece: however long the log is,
+//! Events as a file, read from the database and sent on piece by piece: however long the log is,
 //! neither is held for long and little is kept in memory.
 
 use actix_web::HttpResponse;
 use actix_web::http::header::{ContentDisposition, DispositionParam, DispositionType};
 use actix_web::web::Bytes;
 use futures_util::stream;
+use serde::Deserialize;
 
 use super::EventOut;
-use crate::audit::{self, Filter};
+use crate::audit::{self, Event, Filter};
 use crate::clock::Timestamp;
 use crate::db::Db;
 
@@ -15,7 +16,8 @@ use crate::db::Db;
 const PIECE: i64 = 500;
 
 /// A kind of file.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Format {
     Csv,
     Json,
@@ -29,8 +31,14 @@ enum Place {
     End,
 }
 
-/// The events that pass `filter`, as a file of the day `now` falls on.
-pub fn file(db: Db, filter: Filter, format: Format, now: Timestamp) -> HttpResponse {
+/// The events that pass `filter`, as they may be `told`, in a file of the day `now` falls on.
+pub fn file(
+    db: Db,
+    filter: Filter,
+    told: impl Fn(Event) -> Event + Clone + 'static,
+    format: Format,
+    now: Timestamp,
+) -> HttpResponse {
     let (extension, content_type) = match format {
         Format::Csv => ("csv", "text/csv; charset=utf-8"),
         Format::Json => ("json", "application/json"),
@@ -46,7 +54,7 @@ pub fn file(db: Db, filter: Filter, format: Format, now: Timestamp) -> HttpRespo
         ..filter
     };
     let pieces = stream::try_unfold(Place::Start, move |place| {
-        let (db, filter) = (db.clone(), filter.clone());
+        let (db, filter, told) = (db.clone(), filter.clone(), told.clone());
         async move {
             let is_first = matches!(place, Place::Start);
             let after = match place {
@@ -61,8 +69,8 @@ pub fn file(db: Db, filter: Filter, format: Format, now: Timestamp) -> HttpRespo
                 _ => Place::End,
             };
             let is_last = matches!(next, Place::End);
-            let events = events.into_iter().map(audit::Event::for_its_subject);
-            let events: Vec<EventOut> = events.map(EventOut::from).collect();
+            let events = events.into_iter().map(|event| EventOut::from(told(event)));
+            let events: Vec<EventOut> = events.collect();
             let bytes = match format {
                 Format::Csv => csv(&events, is_first),
                 Format::Json => json(&events, is_first, is_last),

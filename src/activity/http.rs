@@ -1,27 +1,31 @@
-//! `/dashboard/activity` and `/api/v1/audit`.
+//! `/dashboard/activity`, `/admin/activity` and `/api/v1/audit`.
 
 use actix_web::http::StatusCode;
 use actix_web::{HttpRequest, HttpResponse, web};
 use askama::Template;
+use schemars::JsonSchema;
 use serde::Deserialize;
 use uuid::Uuid;
 
 use super::export::{self, Format};
-use super::{Attempts, EventOut, EventRow, Period, View};
+use super::{Attempts, EventOut, EventRow, Named, Period, View};
+use crate::account;
 use crate::app::App;
 use crate::audit::{self, Event, Filter, Group, Kind};
 use crate::caller::Caller;
-use crate::caller::admin::administrator;
+use crate::caller::admin::{AdminSession, administrator};
 use crate::caller::scope::AuditRead;
 use crate::clock::Timestamp;
+use crate::db::AnyConnection;
 use crate::error::{AppError, Code, FieldErrors};
+use crate::i18n::Lang;
+use crate::openapi::schema;
 use crate::session::extract::BrowserSession;
 use crate::web::chart::Drawing;
 use crate::web::input::{self, Check, Query};
 use crate::web::page::{Page, render};
-use crate::web::paging::{Paging, success_list};
+use crate::web::paging::{List, Paging, success_list};
 
-const PATH: &str = "/dashboard/activity";
 /// How many events a page shows.
 const SHOWN: i64 = 20;
 
@@ -37,6 +41,8 @@ struct ActivityPage {
     newer: Option<String>,
     /// The whole log is empty so far, not just this view of it.
     is_everything: bool,
+    is_everybodys: bool,
+    view: View,
     all: &'static str,
     csv: String,
     json: String,
@@ -64,6 +70,9 @@ pub struct Asked {
     show: String,
     #[serde(default)]
     period: String,
+    /// Whom it concerns, in everybody's log.
+    #[serde(default)]
+    person: String,
     /// The event after which the page begins.
     after: Option<String>,
     /// The event before which it ends.
@@ -75,10 +84,14 @@ impl Check for Asked {
 }
 
 impl Asked {
-    fn view(&self) -> View {
+    fn view(&self, log: &Log) -> View {
         View {
             show: Group::named(&self.show),
             period: Period::named(&self.period).unwrap_or_default(),
+            person: match log {
+                Log::Own(_) => String::new(),
+                Log::Everybodys => self.person.trim().to_owned(),
+            },
         }
     }
 }
@@ -95,6 +108,58 @@ struct Piece {
     has_older: bool,
 }
 
+/// Whose log it is.
+#[derive(Clone)]
+enum Log {
+    /// One's own, by one's id.
+    Own(String),
+    /// For administrators.
+    Everybodys,
+}
+
+impl Log {
+    const fn path(&self) -> &'static str {
+        match self {
+            Self::Own(_) => "/dashboard/activity",
+            Self::Everybodys => "/admin/activity",
+        }
+    }
+
+    const fn section(&self) -> &'static str {
+        match self {
+            Self::Own(_) => "activity",
+            Self::Everybodys => "admin",
+        }
+    }
+
+    /// The part of the log that `view` asks for.
+    fn filter(
+        &self,
+        conn: &mut AnyConnection,
+        view: &View,
+        now: Timestamp,
+    ) -> diesel::QueryResult<Filter> {
+        let user_id = match self {
+            Self::Own(id) => Some(id.clone()),
+            Self::Everybodys if view.person.is_empty() => None,
+            Self::Everybodys => {
+                let user = account::by_login_name(conn, &view.person)?;
+                // Nobody has an empty id, and nothing concerns them.
+                Some(user.map_or_else(String::new, |user| user.id))
+            }
+        };
+        Ok(view.filter(user_id, now))
+    }
+
+    /// As whoever reads this log may see an event.
+    fn told(&self, event: Event) -> Event {
+        match self {
+            Self::Own(_) => event.for_its_subject(),
+            Self::Everybodys => event,
+        }
+    }
+}
+
 /// `GET /dashboard/activity`.
 pub async fn page(
     req: HttpRequest,
@@ -102,44 +167,86 @@ pub async fn page(
     session: BrowserSession,
     Query(asked): Query<Asked>,
 ) -> Result<HttpResponse, AppError> {
+    let own = Log::Own(session.record.user_id.clone());
+    show(&req, &app, &session, own, asked).await
+}
+
+/// `GET /admin/activity`.
+pub async fn everybodys_page(
+    req: HttpRequest,
+    app: web::Data<App>,
+    AdminSession { session, .. }: AdminSession,
+    Query(asked): Query<Asked>,
+) -> Result<HttpResponse, AppError> {
+    show(&req, &app, &session, Log::Everybodys, asked).await
+}
+
+async fn show(
+    req: &HttpRequest,
+    app: &App,
+    session: &BrowserSession,
+    log: Log,
+    asked: Asked,
+) -> Result<HttpResponse, AppError> {
     let now = app.clock.now();
-    let view = asked.view();
-    let user_id = session.record.user_id.clone();
+    let view = asked.view(&log);
+    let (path, section, wanted) = (log.path(), log.section(), view.clone());
+    let is_everybodys = matches!(log, Log::Everybodys);
     let read = app.db.read(move |conn| {
-        let attempts = Attempts::count(conn, Some(user_id.clone()), now)?;
-        let piece = piece(conn, &view.filter(&user_id, now), &asked)?;
-        Ok((attempts, piece))
+        let filter = log.filter(conn, &wanted, now)?;
+        let attempts = Attempts::count(conn, filter.user_id.clone(), now)?;
+        let mut piece = piece(conn, &filter, &asked)?;
+        let events = piece.events.into_iter();
+        piece.events = events.map(|event| log.told(event)).collect();
+        let people = match log {
+            Log::Own(_) => Vec::new(),
+            Log::Everybodys => people(conn, &piece.events)?,
+        };
+        Ok((attempts, piece, people))
     });
-    let (attempts, piece) = read.await?;
-    let page = Page::signed_in(&req, &app, &session, "activity", now);
+    let (attempts, piece, people) = read.await?;
+    let page = Page::signed_in(req, app, session, section, now);
     let lang = page.language();
     let beyond = |there: bool, name: &str, event: Option<&Event>| {
         let event = event.filter(|_| there)?;
-        Some(view.address(PATH, Some((name, &event.id))))
+        Some(view.address(path, Some((name, &event.id))))
     };
     let retention = lang.duration(app.config.audit_retention);
     let template = ActivityPage {
         chart: attempts.chart(lang).draw(lang),
-        groups: groups(&page, view),
-        periods: periods(&page, view),
+        groups: groups(&page, &view, path),
+        periods: periods(&page, &view, path),
         older: beyond(piece.has_older, "after", piece.events.last()),
         newer: beyond(piece.has_newer, "before", piece.events.first()),
         is_everything: view == View::default(),
-        all: PATH,
-        csv: view.address("/dashboard/activity.csv", None),
-        json: view.address("/dashboard/activity.json", None),
+        is_everybodys,
+        all: path,
+        csv: view.address(&format!("{path}.csv"), None),
+        json: view.address(&format!("{path}.json"), None),
         kept: lang.text_with("activity.kept", &[("time", &retention)]),
-        days: days(&page, piece.events, now),
+        days: days(&piece.events, lang, now, |event| match is_everybodys {
+            true => EventRow::of_anybody(&page, event, &people, now),
+            false => EventRow::new(&page, event, now),
+        }),
+        view,
         page,
     };
     render(&template, StatusCode::OK)
 }
 
-fn piece(
-    conn: &mut crate::db::AnyConnection,
-    filter: &Filter,
-    asked: &Asked,
-) -> diesel::QueryResult<Piece> {
+/// Whom these events concern, and who did it.
+fn people(conn: &mut AnyConnection, events: &[Event]) -> diesel::QueryResult<Vec<Named>> {
+    let ids = events
+        .iter()
+        .flat_map(|event| [&event.user_id, &event.actor_id]);
+    let mut ids: Vec<&str> = ids.flatten().map(String::as_str).collect();
+    ids.sort_unstable();
+    ids.dedup();
+    let people = account::by_ids(conn, &ids)?;
+    Ok(people.into_iter().map(Named::from).collect())
+}
+
+fn piece(conn: &mut AnyConnection, filter: &Filter, asked: &Asked) -> diesel::QueryResult<Piece> {
     if let Some(before) = cursor(asked.before.as_deref()) {
         let mut events = audit::page_before(conn, filter, &before, SHOWN + 1)?;
         if events.len() as i64 > SHOWN {
@@ -163,7 +270,7 @@ fn piece(
     })
 }
 
-fn groups(page: &Page, view: View) -> Vec<Choice> {
+fn groups(page: &Page, view: &View, path: &str) -> Vec<Choice> {
     let offered = Group::ALL
         .into_iter()
         .filter(|group| !group.kinds().is_empty());
@@ -174,8 +281,12 @@ fn groups(page: &Page, view: View) -> Vec<Choice> {
                 show.map_or("all", Group::name)
             ))
             .into_owned(),
-        address: View { show, ..view }.address(PATH, None),
         is_chosen: view.show == show,
+        address: View {
+            show,
+            ..view.clone()
+        }
+        .address(path, None),
     };
     [None]
         .into_iter()
@@ -184,75 +295,100 @@ fn groups(page: &Page, view: View) -> Vec<Choice> {
         .collect()
 }
 
-fn periods(page: &Page, view: View) -> Vec<Choice> {
+fn periods(page: &Page, view: &View, path: &str) -> Vec<Choice> {
     let choice = |period: Period| Choice {
         text: page
             .t(&format!("activity.period.{}", period.name()))
             .into_owned(),
-        address: View { period, ..view }.address(PATH, None),
         is_chosen: view.period == period,
+        address: View {
+            period,
+            ..view.clone()
+        }
+        .address(path, None),
     };
     Period::ALL.map(choice).into()
 }
 
-fn days(page: &Page, events: Vec<Event>, now: Timestamp) -> Vec<Day> {
-    let lang = page.language();
+fn days(
+    events: &[Event],
+    lang: Lang,
+    now: Timestamp,
+    row: impl Fn(&Event) -> EventRow,
+) -> Vec<Day> {
     let mut days: Vec<Day> = Vec::new();
     for event in events {
-        let event = event.for_its_subject();
         let date = |at: Timestamp| at.date_time().date();
         let title = match (date(now) - date(event.at)).whole_days() {
-            0 => page.t("activity.today").into_owned(),
-            1 => page.t("activity.yesterday").into_owned(),
+            0 => lang.text("activity.today").into_owned(),
+            1 => lang.text("activity.yesterday").into_owned(),
             _ => lang.day(event.at),
         };
-        let row = EventRow::new(page, &event, now);
         match days.last_mut().filter(|day| day.title == title) {
-            Some(day) => day.events.push(row),
+            Some(day) => day.events.push(row(event)),
             None => days.push(Day {
                 title,
-                events: vec![row],
+                events: vec![row(event)],
             }),
         }
     }
     days
 }
 
-/// `GET /dashboard/activity.csv`.
-pub async fn csv(
+/// `GET /dashboard/activity.{csv,json}`.
+pub async fn file(
     app: web::Data<App>,
     session: BrowserSession,
+    format: web::Path<Format>,
     Query(asked): Query<Asked>,
-) -> HttpResponse {
-    file(app, &session, &asked, Format::Csv)
+) -> Result<HttpResponse, AppError> {
+    let own = Log::Own(session.record.user_id);
+    take_away(&app, own, &asked, *format).await
 }
 
-/// `GET /dashboard/activity.json`.
-pub async fn json(
+/// `GET /admin/activity.{csv,json}`.
+pub async fn everybodys_file(
     app: web::Data<App>,
-    session: BrowserSession,
+    _admin: AdminSession,
+    format: web::Path<Format>,
     Query(asked): Query<Asked>,
-) -> HttpResponse {
-    file(app, &session, &asked, Format::Json)
+) -> Result<HttpResponse, AppError> {
+    take_away(&app, Log::Everybodys, &asked, *format).await
 }
 
-fn file(
-    app: web::Data<App>,
-    session: &BrowserSession,
+async fn take_away(
+    app: &App,
+    log: Log,
     asked: &Asked,
     format: Format,
-) -> HttpResponse {
+) -> Result<HttpResponse, AppError> {
     let now = app.clock.now();
-    let filter = asked.view().filter(&session.record.user_id, now);
-    export::file(app.db.clone(), filter, format, now)
+    let view = asked.view(&log);
+    let read = app.db.read(move |conn| {
+        let filter = log.filter(conn, &view, now)?;
+        Ok((filter, log))
+    });
+    let (filter, log) = read.await?;
+    let told = move |event| log.told(event);
+    Ok(export::file(app.db.clone(), filter, told, format, now))
 }
 
 /// `?user=…&kind=…` of the API.
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 pub struct AskedOfApi {
+    /// Whose events, by id; other people's only for administrators.
+    #[serde(default)]
+    #[schemars(schema_with = "schema::required::<64>")]
     user: Option<String>,
     /// One or several, with commas in between.
+    #[serde(default)]
+    #[schemars(schema_with = "kinds_schema")]
     kind: Option<String>,
+}
+
+fn kinds_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+    let names: Vec<&str> = Kind::ALL.iter().map(|kind| kind.name()).collect();
+    schemars::json_schema!({"type": "array", "minItems": 1, "items": schema::one_of(&names)})
 }
 
 impl Check for AskedOfApi {
@@ -273,7 +409,7 @@ pub async fn list(
     caller: Caller<AuditRead>,
     Query(asked): Query<AskedOfApi>,
     paging: Paging,
-) -> Result<HttpResponse, AppError> {
+) -> Result<List<EventOut>, AppError> {
     let me = caller.user_id().to_owned();
     let is_admin = administrator(&app, &me).await?.is_some();
     if !is_admin && asked.user.as_ref().is_some_and(|user| *user != me) {

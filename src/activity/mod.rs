@@ -1,4 +1,4 @@
-//! My audit log: which part of it is shown, in what words, and how it is drawn. Handlers in
+//! The audit log as a person reads it, their own or, as an administrator, everybody's: which part of it is shown, in what words, and how it is drawn. Handlers in
 //! `http.rs`, files to take away in `export.rs`; the log itself is [`crate::audit`].
 
 pub mod export;
@@ -7,9 +7,11 @@ pub mod http;
 use std::time::Duration;
 
 use diesel::QueryResult;
+use schemars::JsonSchema;
 use serde::Serialize;
 use url::form_urlencoded;
 
+use crate::account::User;
 use crate::audit::{self, Event, Filter, Group, Kind, words};
 use crate::clock::Timestamp;
 use crate::db::AnyConnection;
@@ -63,31 +65,37 @@ impl Period {
 }
 
 /// What a person has chosen to see.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct View {
     /// `None`: everything.
     pub show: Option<Group>,
     pub period: Period,
+    /// In everybody's log, the username or address of the one whom it shall concern; empty: everybody.
+    pub person: String,
 }
 
 impl View {
-    /// The part of the log it is.
-    pub fn filter(self, user_id: &str, now: Timestamp) -> Filter {
+    /// The part of the log it is; of one person's, or of all of it.
+    pub fn filter(&self, user_id: Option<String>, now: Timestamp) -> Filter {
         Filter {
+            user_id,
             kinds: self.show.map(Group::kinds).unwrap_or_default(),
             from: self.period.from(now),
-            ..Filter::of_user(user_id)
+            to: None,
         }
     }
 
     /// Its address below `path`, with `more` in the query.
-    pub fn address(self, path: &str, more: Option<(&str, &str)>) -> String {
+    pub fn address(&self, path: &str, more: Option<(&str, &str)>) -> String {
         let mut query = form_urlencoded::Serializer::new(String::new());
         if let Some(group) = self.show {
             query.append_pair("show", group.name());
         }
         if self.period != Period::All {
             query.append_pair("period", self.period.name());
+        }
+        if !self.person.is_empty() {
+            query.append_pair("person", &self.person);
         }
         if let Some((name, value)) = more {
             query.append_pair(name, value);
@@ -107,9 +115,51 @@ pub struct EventRow {
     pub text: String,
     pub device: String,
     pub address: String,
+    /// Whom it concerns, where that is not the same for every event of the page.
+    pub person: Option<Named>,
+    /// Who did it, where that is told apart.
+    pub by: Option<Named>,
+}
+
+/// Somebody in a list of events.
+#[derive(Clone)]
+pub struct Named {
+    pub id: String,
+    pub name: String,
+    pub username: String,
+}
+
+impl From<User> for Named {
+    fn from(user: User) -> Self {
+        Self {
+            id: user.id,
+            name: user.name,
+            username: user.username,
+        }
+    }
 }
 
 impl EventRow {
+    /// An event as everybody's log tells it: whom it concerns and who did it, as far as they are
+    /// among `people`.
+    pub fn of_anybody(page: &Page, event: &Event, people: &[Named], now: Timestamp) -> Self {
+        let named = |id: &Option<String>| {
+            let found = people.iter().find(|known| Some(&known.id) == id.as_ref())?;
+            Some(found.clone())
+        };
+        let row = Self::new(page, event, now);
+        let by = named(&event.actor_id).filter(|_| event.is_by_another());
+        Self {
+            text: match by {
+                Some(_) => words::what(page.language(), event),
+                None => row.text,
+            },
+            person: named(&event.user_id),
+            by,
+            ..row
+        }
+    }
+
     /// An event as its page tells it.
     pub fn new(page: &Page, event: &Event, now: Timestamp) -> Self {
         let lang = page.language();
@@ -119,22 +169,35 @@ impl EventRow {
             text: words::sentence(lang, event),
             device: words::place(lang, event),
             address: event.ip.clone().unwrap_or_default(),
+            person: None,
+            by: None,
         }
     }
 }
 
 /// An event as the API and the files tell it.
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "Event")]
 pub struct EventOut {
+    #[schemars(example = &"0199f0c1-2345-7abc-8def-0123456789ab")]
     id: String,
     at: Timestamp,
+    #[schemars(example = &"login")]
     kind: String,
+    /// Whom it happened to.
+    #[schemars(example = &"0199f0c1-2345-7abc-8def-0123456789ab")]
     user_id: Option<String>,
+    /// Who did it.
+    #[schemars(example = &"0199f0c1-2345-7abc-8def-0123456789ab")]
     actor_id: Option<String>,
     login_id: Option<String>,
+    #[schemars(example = &"Firefox on Linux")]
     device: Option<String>,
+    #[schemars(example = &"192.0.2.7")]
     ip: Option<String>,
+    /// What made it happen.
     cause: Option<String>,
+    /// What else there is to know.
     detail: Option<String>,
 }
 

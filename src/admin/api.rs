@@ -1,49 +1,57 @@
 //! `/api/v1/users`.
 
-use actix_web::http::StatusCode;
-use actix_web::{HttpRequest, HttpResponse, web};
-use serde::{Deserialize, Deserializer, Serialize};
+use actix_web::{HttpRequest, web};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
-use super::{Changes, Doer, Outcome, Refusal, Taken, announce, change, create, or_taken};
+use super::{
+    Changes, Doer, Outcome, Refusal, Taken, announce, change, create, end_logins, or_taken,
+};
 use crate::account::password::{self, normalise};
 use crate::account::{self, Role, User};
 use crate::app::App;
 use crate::caller::admin::AdminCaller;
-use crate::caller::scope::{UsersRead, UsersWrite};
-use crate::caller::step_up;
+use crate::caller::scope::{NoToken, UsersRead, UsersWrite};
+use crate::caller::{Caller, step_up};
 use crate::clock::Timestamp;
+use crate::devices::{self, http::SessionOut};
 use crate::error::{AppError, Code, FieldErrors};
 use crate::i18n::Lang;
-use crate::web::input::{self, Check, Json, Query};
-use crate::web::paging::{Paging, success_list};
-use crate::web::{origin, success, success_with};
-
-const REQUIRED: &str = "This field is required.";
+use crate::openapi::schema;
+use crate::web::input::{self, Check, Json, OptionalJson, Query};
+use crate::web::paging::{List, Paging, success_list};
+use crate::web::{Created, Success, created, origin, success};
 
 /// A person as administrators see them.
-#[derive(Serialize)]
-struct UserOut<'a> {
-    id: &'a str,
-    username: &'a str,
-    email: &'a str,
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "User")]
+pub struct UserOut {
+    #[schemars(example = &"0199f0c1-2345-7abc-8def-0123456789ab")]
+    id: String,
+    #[schemars(example = &"ada")]
+    username: String,
+    #[schemars(example = &"ada@example.org")]
+    email: String,
     email_verified: bool,
-    name: &'a str,
-    role: &'a str,
+    #[schemars(example = &"Ada Lovelace")]
+    name: String,
+    #[schemars(with = "Role")]
+    role: String,
     disabled: bool,
     must_change_password: bool,
     created_at: Timestamp,
     last_login_at: Option<Timestamp>,
 }
 
-impl<'a> UserOut<'a> {
-    fn new(user: &'a User, last_login_at: Option<Timestamp>) -> Self {
+impl UserOut {
+    fn new(user: &User, last_login_at: Option<Timestamp>) -> Self {
         Self {
-            id: &user.id,
-            username: &user.username,
-            email: &user.email,
+            id: user.id.clone(),
+            username: user.username.clone(),
+            email: user.email.clone(),
             email_verified: user.email_verified,
-            name: &user.name,
-            role: &user.role,
+            name: user.name.clone(),
+            role: user.role.clone(),
             disabled: user.disabled_at.is_some(),
             must_change_password: user.must_change_password,
             created_at: user.created_at,
@@ -53,9 +61,11 @@ impl<'a> UserOut<'a> {
 }
 
 /// What people are searched for.
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 pub struct Search {
+    /// Part of a username, a name or an address.
     #[serde(default)]
+    #[schemars(schema_with = "schema::text::<100>", example = &"ada")]
     pub q: String,
 }
 
@@ -65,27 +75,54 @@ impl Check for Search {
     }
 }
 
-/// A body that says what a person is to be: on `POST` all of it, on `PATCH` what is to change. What
-/// is left out stays; `null` is no value.
-#[derive(Deserialize)]
+/// What a person is to be. What is left out stays; `null` is no value.
+#[derive(Deserialize, JsonSchema)]
+#[schemars(rename = "UserChanges")]
 pub struct UserBody {
-    #[serde(default, deserialize_with = "given")]
+    #[serde(default, deserialize_with = "input::given")]
+    #[schemars(schema_with = "schema::username")]
     username: Option<String>,
-    #[serde(default, deserialize_with = "given")]
+    #[serde(default, deserialize_with = "input::given")]
+    #[schemars(schema_with = "schema::email")]
     email: Option<String>,
-    #[serde(default, deserialize_with = "given")]
+    #[serde(default, deserialize_with = "input::given")]
+    #[schemars(schema_with = "schema::required::<100>", example = &"Grace Hopper")]
     name: Option<String>,
-    #[serde(default, deserialize_with = "given")]
+    /// One to begin with: the person has to choose another.
+    #[serde(default, deserialize_with = "input::given")]
+    #[schemars(schema_with = "schema::new_password")]
     password: Option<String>,
-    #[serde(default, deserialize_with = "given")]
+    #[serde(default, deserialize_with = "input::given")]
+    #[schemars(with = "Role")]
     role: Option<Role>,
-    #[serde(default, deserialize_with = "given")]
+    #[serde(default, deserialize_with = "input::given")]
+    #[schemars(with = "bool", example = false)]
     disabled: Option<bool>,
+    /// Your own, where the last one was given longer than ten minutes ago.
+    #[serde(default, deserialize_with = "input::given")]
+    #[schemars(schema_with = "schema::password")]
     current_password: Option<String>,
 }
 
-fn given<'de, D: Deserializer<'de>, T: Deserialize<'de>>(value: D) -> Result<Option<T>, D::Error> {
-    T::deserialize(value).map(Some)
+/// A person to be added.
+#[derive(Deserialize, JsonSchema)]
+#[serde(transparent)]
+#[schemars(extend("required" = ["username", "email", "password"]))]
+pub struct NewUser(UserBody);
+
+impl Check for NewUser {
+    fn check(&self, errors: &mut FieldErrors) {
+        self.0.check(errors);
+        for (field, value) in [
+            ("username", &self.0.username),
+            ("email", &self.0.email),
+            ("password", &self.0.password),
+        ] {
+            if value.is_none() {
+                errors.add(field, "This field is required.");
+            }
+        }
+    }
 }
 
 impl Check for UserBody {
@@ -164,7 +201,7 @@ pub async fn list(
     _: AdminCaller<UsersRead>,
     search: Query<Search>,
     paging: Paging,
-) -> Result<HttpResponse, AppError> {
+) -> Result<List<UserOut>, AppError> {
     let wanted = search.0.q.trim().to_owned();
     let (rows, after) = (paging.rows(), paging.after.clone());
     let found = app.db.read(move |conn| {
@@ -175,7 +212,7 @@ pub async fn list(
     });
     let (people, last) = found.await?;
     let (people, next) = paging.cut(people, |user| &user.username);
-    let out: Vec<UserOut<'_>> = people
+    let out: Vec<UserOut> = people
         .iter()
         .map(|user| UserOut::new(user, last.get(&user.id).copied()))
         .collect();
@@ -187,9 +224,84 @@ pub async fn get(
     app: web::Data<App>,
     _: AdminCaller<UsersRead>,
     id: web::Path<String>,
-) -> Result<HttpResponse, AppError> {
+) -> Result<Success<UserOut>, AppError> {
     let user = person(&app, &id).await?;
-    told(&app, StatusCode::OK, "A person.", &user).await
+    Ok(success("A person.", told(&app, &user).await?))
+}
+
+/// `GET /api/v1/users/{id}/sessions`.
+pub async fn list_sessions(
+    app: web::Data<App>,
+    asking: AdminCaller<UsersRead>,
+    id: web::Path<String>,
+    paging: Paging,
+) -> Result<List<SessionOut>, AppError> {
+    let user = person(&app, &id).await?;
+    devices::http::list_of(&app, &user.id, asking.caller.login_id(), &paging).await
+}
+
+/// A body that may carry the password that step-up asks for.
+#[derive(Default, Deserialize, JsonSchema)]
+pub struct Confirmed {
+    #[serde(default, deserialize_with = "input::given")]
+    #[schemars(schema_with = "schema::password")]
+    current_password: Option<String>,
+}
+
+impl Check for Confirmed {
+    fn check(&self, errors: &mut FieldErrors) {
+        if let Some(password) = &self.current_password {
+            input::check_password(errors, "current_password", password);
+        }
+    }
+}
+
+/// `DELETE /api/v1/users/{id}/sessions`: ends every login of a person, but the one that asks.
+pub async fn delete_sessions(
+    req: HttpRequest,
+    app: web::Data<App>,
+    asking: AdminCaller<NoToken>,
+    id: web::Path<String>,
+    confirmed: OptionalJson<Confirmed>,
+) -> Result<Success<()>, AppError> {
+    end_sessions(&req, &app, &asking.caller, &id, None, confirmed.0).await
+}
+
+/// `DELETE /api/v1/users/{id}/sessions/{login}`.
+pub async fn delete_session(
+    req: HttpRequest,
+    app: web::Data<App>,
+    asking: AdminCaller<NoToken>,
+    path: web::Path<(String, String)>,
+    confirmed: OptionalJson<Confirmed>,
+) -> Result<Success<()>, AppError> {
+    let (id, login) = path.into_inner();
+    end_sessions(&req, &app, &asking.caller, &id, Some(login), confirmed.0).await
+}
+
+async fn end_sessions(
+    req: &HttpRequest,
+    app: &App,
+    asking: &Caller<NoToken>,
+    id: &str,
+    only: Option<String>,
+    confirmed: Confirmed,
+) -> Result<Success<()>, AppError> {
+    let user = person(app, id).await?;
+    step_up::require(req, app, asking, confirmed.current_password.as_deref()).await?;
+    let doer = doer(req, app, asking.user_id());
+    let own = asking.login_id().unwrap_or_default().to_owned();
+    let now = app.clock.now();
+    let outcome = app
+        .db
+        .write(move |conn| end_logins(conn, &user.id, only.as_deref(), &doer, &own, now));
+    match outcome.await? {
+        Outcome::Done(done) => {
+            announce(app, &done).await;
+            Ok(success("Ended.", ()))
+        }
+        Outcome::Unknown | Outcome::Refused(_) => Err(Code::NotFound.into()),
+    }
 }
 
 /// `POST /api/v1/users`.
@@ -197,26 +309,16 @@ pub async fn post(
     req: HttpRequest,
     app: web::Data<App>,
     asking: AdminCaller<UsersWrite>,
-    body: Json<UserBody>,
-) -> Result<HttpResponse, AppError> {
-    let (asking, asked) = (asking.caller, body.0);
+    body: Json<NewUser>,
+) -> Result<Created<UserOut>, AppError> {
+    let (asking, NewUser(asked)) = (asking.caller, body.0);
     let is_personal_token = asking.is_personal_token();
     if !may_touch(is_personal_token, None, &asked) {
         return Err(Code::Forbidden.into());
     }
-    let mut missing = FieldErrors::default();
-    for (field, value) in [
-        ("username", &asked.username),
-        ("email", &asked.email),
-        ("password", &asked.password),
-    ] {
-        if value.is_none() {
-            missing.add(field, REQUIRED);
-        }
-    }
     let [username, email, name] = asked.normalised();
     let (Some(username), Some(email), Some(password)) = (username, email, &asked.password) else {
-        return Err(AppError::Invalid(missing));
+        return Err(Code::ValidationFailed.into());
     };
     let role = asked.role.unwrap_or(Role::User);
     if role == Role::Admin {
@@ -227,7 +329,6 @@ pub async fn post(
     let hash = hash(&app, password, [&username, &email, &name]).await?;
     let now = app.clock.now();
     let user = User {
-        must_change_password: true,
         disabled_at: asked.disabled.filter(|disabled| *disabled).map(|_| now),
         ..User::new(username, email, name, role, hash, now)
     };
@@ -238,7 +339,7 @@ pub async fn post(
     or_taken(outcome, &app.db, username, email, None)
         .await?
         .map_err(taken)?;
-    told(&app, StatusCode::CREATED, "Added.", &user).await
+    Ok(created("Added.", told(&app, &user).await?))
 }
 
 /// `PATCH /api/v1/users/{id}`.
@@ -248,7 +349,7 @@ pub async fn patch(
     asking: AdminCaller<UsersWrite>,
     id: web::Path<String>,
     body: Json<UserBody>,
-) -> Result<HttpResponse, AppError> {
+) -> Result<Success<UserOut>, AppError> {
     let (asking, asked) = (asking.caller, body.0);
     let user = person(&app, &id).await?;
     let is_personal_token = asking.is_personal_token();
@@ -296,27 +397,18 @@ pub async fn patch(
         }
         Outcome::Done(done) => {
             announce(&app, &done).await;
-            told(&app, StatusCode::OK, "Changed.", &done.user).await
+            Ok(success("Changed.", told(&app, &done.user).await?))
         }
     }
 }
 
-async fn told(
-    app: &App,
-    status: StatusCode,
-    message: &str,
-    user: &User,
-) -> Result<HttpResponse, AppError> {
+async fn told(app: &App, user: &User) -> Result<UserOut, AppError> {
     let id = user.id.clone();
     let last = app
         .db
         .read(move |conn| super::last_logins(conn, &[&id]))
         .await?;
-    let out = UserOut::new(user, last.get(&user.id).copied());
-    Ok(match status {
-        StatusCode::OK => success(message, out),
-        status => success_with(status, message, out),
-    })
+    Ok(UserOut::new(user, last.get(&user.id).copied()))
 }
 
 /// The person with that id.

@@ -10,7 +10,7 @@ use super::api::{Search, doer, person};
 use super::overview::{self, CLASSES, Day, Overview};
 use super::{
     Changes, Done, Outcome, Refusal, Taken, announce, change, create, end_logins, or_taken,
-    temporary_password,
+    revoke_tokens, temporary_password,
 };
 use crate::account::password::normalise;
 use crate::account::{self, Role, User};
@@ -19,11 +19,12 @@ use crate::app::App;
 use crate::audit::{self, Filter};
 use crate::caller::admin::{AdminForm, AdminSession};
 use crate::clock::Timestamp;
-use crate::devices::http::{Device, MOST_SHOWN, device};
+use crate::devices;
+use crate::devices::http::{Device, device};
 use crate::error::{AppError, Code, FieldErrors};
 use crate::figures::DAY;
-use crate::login;
 use crate::session::extract::{BrowserSession, FormToken};
+use crate::token::personal;
 use crate::web::chart::{Chart, Column, Drawing, Series, Shape, Tone};
 use crate::web::input::{Check, Query};
 use crate::web::page::{Page, When, render};
@@ -295,6 +296,8 @@ pub async fn people(
 struct PersonPage {
     person: Person,
     devices: Vec<Device>,
+    /// How many personal tokens of theirs are good, where there are any.
+    tokens: Option<String>,
     events: Vec<EventRow>,
     /// What has just been done.
     done: Option<String>,
@@ -321,6 +324,7 @@ enum Act {
     ResetPassword,
     EndLogins,
     EndLogin,
+    RevokeTokens,
 }
 
 impl Act {
@@ -333,6 +337,7 @@ impl Act {
             Self::ResetPassword => "reset_password",
             Self::EndLogins => "end_logins",
             Self::EndLogin => "end_login",
+            Self::RevokeTokens => "revoke_tokens",
         }
     }
 }
@@ -370,14 +375,16 @@ async fn show(
 ) -> Result<HttpResponse, AppError> {
     let now = app.clock.now();
     let id = user.id.clone();
-    let idle_since = now - app.config.clocks.session_idle_timeout;
+    let here = session.clone();
+    let idle_timeout = app.config.clocks.session_idle_timeout;
     let read = app.db.read(move |conn| {
-        let logins = login::usable_of(conn, &id, None, MOST_SHOWN, idle_since, now)?;
+        let logins = devices::living_of(conn, &id, &here, idle_timeout, now)?;
         let events = audit::page(conn, &Filter::of_user(&id), None, EVENTS_SHOWN)?;
         let last = super::last_logins(conn, &[&id])?;
-        Ok((logins, events, last))
+        let tokens = personal::count_living(conn, &id, now)?;
+        Ok((logins, events, last, tokens))
     });
-    let (logins, events, last) = read.await?;
+    let (logins, events, last, tokens) = read.await?;
     let page = Page::signed_in(req, app, session, "admin", now);
     let current = &session.record.login_id;
     let (done, refused) = match news {
@@ -389,8 +396,9 @@ async fn show(
         person: Person::new(&page, user, last.get(&user.id).copied(), now),
         devices: logins
             .iter()
-            .map(|login| device(&page, app, login, current, now))
+            .map(|living| device(&page, living, current, now))
             .collect(),
+        tokens: (tokens > 0).then(|| page.language().number(tokens as f64)),
         events: events
             .iter()
             .map(|event| EventRow::new(&page, event, now))
@@ -449,7 +457,7 @@ pub async fn act(
             changes.password_hash = Some(hash);
             made = Some(password);
         }
-        Act::EndLogins | Act::EndLogin => {}
+        Act::EndLogins | Act::EndLogin | Act::RevokeTokens => {}
     }
     let doer = doer(&req, &app, &session.record.user_id);
     let (now, subject) = (app.clock.now(), user.id.clone());
@@ -457,6 +465,7 @@ pub async fn act(
     let outcome = app.db.write(move |conn| match form.act {
         Act::EndLogins => end_logins(conn, &subject, None, &doer, &own_login, now),
         Act::EndLogin => end_logins(conn, &subject, Some(&login), &doer, &own_login, now),
+        Act::RevokeTokens => revoke_tokens(conn, &subject, &doer, now),
         _ => change(conn, &subject, &changes, &doer, now),
     });
     match outcome.await? {

@@ -18,6 +18,7 @@ use crate::config::Secret;
 use crate::db::{AnyConnection, Db, DbError, hold_roles, is_unique_violation};
 use crate::login::{self, Cause, Client, Login};
 use crate::session::keeper;
+use crate::token::personal;
 use crate::vault::random;
 
 /// Who does it, and from where.
@@ -278,6 +279,28 @@ pub fn end_logins(
     })))
 }
 
+/// Revokes every personal token of a person.
+///
+/// # Errors
+/// When the database refuses.
+pub fn revoke_tokens(
+    conn: &mut AnyConnection,
+    id: &str,
+    doer: &Doer,
+    now: Timestamp,
+) -> QueryResult<Outcome> {
+    let Some(user) = account::by_id(conn, id)? else {
+        return Ok(Outcome::Unknown);
+    };
+    personal::revoke_all_of(conn, id, doer.actor(), now)?;
+    Ok(Outcome::Done(Box::new(Done {
+        user,
+        ended: Vec::new(),
+        cause: Cause::Revoked,
+        is_renamed: false,
+    })))
+}
+
 /// Makes known what has been done: logins that ended, and to the person's sessions what they are
 /// called and may do now.
 pub async fn announce(app: &App, done: &Done) {
@@ -286,10 +309,8 @@ pub async fn announce(app: &App, done: &Done) {
     }
     // Their personal tokens may be refused from now on.
     app.personal_tokens.forget();
-    if done.is_renamed
-        && let Err(error) = keeper::retell(app, &done.user.id).await
-    {
-        tracing::warn!(%error, "sessions were not told what has changed about their person");
+    if done.is_renamed {
+        keeper::retell(app, &done.user.id).await;
     }
 }
 

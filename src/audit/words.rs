@@ -14,7 +14,8 @@ pub fn sentence(lang: Lang, event: &Event) -> String {
     text
 }
 
-fn what(lang: Lang, event: &Event) -> String {
+/// What happened, whoever did it.
+pub fn what(lang: Lang, event: &Event) -> String {
     let is = |kind: Kind| event.kind == kind.name();
     let cause = event.cause.as_deref().unwrap_or_default();
     if is(Kind::LoginEnded) && cause == Cause::LoggedOut.name() {
@@ -57,6 +58,8 @@ pub fn device(lang: Lang, name: &str) -> String {
 pub fn place(lang: Lang, event: &Event) -> String {
     match event.device.as_deref() {
         Some(name) => device(lang, name),
+        // Of itself, as with its keys.
+        None if event.user_id.is_none() => "Gapura".to_owned(),
         None if event.is_by_another() => lang.text("device.administrator").into_owned(),
         None => lang.text("device.unknown").into_owned(),
     }

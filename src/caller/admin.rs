@@ -13,6 +13,7 @@ use super::step_up::SteppedUp;
 use crate::account::{self, Role, User};
 use crate::app::App;
 use crate::error::{AppError, Code};
+use crate::openapi::{Input, Operation};
 use crate::session::extract::{BrowserSession, FormToken, SessionForm, app_of};
 use crate::web::input::{Check, FormFields};
 
@@ -52,6 +53,13 @@ impl<P: Permission> FromRequest for AdminCaller<P> {
             let admin = insist(&app, caller.user_id()).await?;
             Ok(Self { caller, admin })
         })
+    }
+}
+
+impl<P: Permission> Input for AdminCaller<P> {
+    fn describe(operation: &mut Operation) {
+        Caller::<P>::describe(operation);
+        operation.fails(&[Code::Forbidden]);
     }
 }
 

@@ -13,11 +13,13 @@ use actix_web::dev::Payload;
 use actix_web::http::Method;
 use actix_web::http::header::{AUTHORIZATION, HeaderName, HeaderValue};
 use actix_web::{FromRequest, HttpRequest};
+use serde_json::json;
 
-use self::scope::{Permission, Verify};
+use self::scope::{Permission, Scope, Verify};
 use crate::app::App;
 use crate::clock::Timestamp;
 use crate::error::{AppError, Code};
+use crate::openapi::{Input, Operation};
 use crate::session::csrf;
 use crate::session::extract::{BrowserSession, app_of, living, look};
 use crate::token::jwt::{Claims, Reading};
@@ -114,6 +116,14 @@ pub enum Presented {
 }
 
 impl Presented {
+    /// What [`Presented::refusal`] may be.
+    pub const REFUSALS: [Code; 4] = [
+        Code::TokenMissing,
+        Code::TokenInvalid,
+        Code::TokenExpired,
+        Code::TokenRevoked,
+    ];
+
     /// Reads the header, without I/O.
     ///
     /// # Errors
@@ -173,6 +183,22 @@ impl Presented {
     }
 }
 
+impl FromRequest for Presented {
+    type Error = AppError;
+    type Future = std::future::Ready<Result<Self, AppError>>;
+
+    fn from_request(req: &HttpRequest, _: &mut Payload) -> Self::Future {
+        std::future::ready(Self::read(req, &app_of(req)))
+    }
+}
+
+impl Input for Presented {
+    fn describe(operation: &mut Operation) {
+        operation.security = vec![json!({"accessToken": []}), json!({"personalToken": []})];
+        operation.fails(&Self::REFUSALS);
+    }
+}
+
 impl FromRequest for Bearer {
     type Error = AppError;
     type Future = std::future::Ready<Result<Self, AppError>>;
@@ -199,6 +225,53 @@ impl<P: Permission> FromRequest for Caller<P> {
             Ok(caller)
         })
     }
+}
+
+impl<P: Permission> Input for Caller<P> {
+    fn describe(operation: &mut Operation) {
+        describe(operation, P::SCOPE);
+        let from_elsewhere = [Code::CsrfFailed, Code::SessionExpired];
+        operation.fails(&from_elsewhere);
+    }
+}
+
+/// What any private route takes of whoever calls.
+fn describe(operation: &mut Operation, scope: Option<Scope>) {
+    operation.security = vec![json!({"accessToken": []})];
+    if let Some(scope) = scope {
+        for place in ["personalToken", "personalTokenHeader"] {
+            operation.security.push(json!({place: [scope.name()]}));
+        }
+        operation.fails(&[Code::InsufficientScope]);
+    } else {
+        operation.fails(&[Code::Forbidden]);
+    }
+    operation.security.push(match operation.changes {
+        true => json!({"session": [], "formToken": []}),
+        false => json!({"session": []}),
+    });
+    operation.parameter(
+        "header",
+        "X-Refresh-Token",
+        "Of the same login as the access token: once that is expired or about to, the answer brings a new pair.",
+        json!({"type": "string"}),
+    );
+    operation.headers.extend([
+        "X-Auth-Method",
+        "X-Token-Refreshed",
+        "X-New-Access-Token",
+        "X-New-Refresh-Token",
+    ]);
+    operation.fails(&Presented::REFUSALS);
+    operation.fails(&[
+        Code::TokenMismatch,
+        Code::RefreshInvalid,
+        Code::RefreshExpired,
+        Code::RefreshReused,
+        Code::SessionMissing,
+        Code::AccountDisabled,
+        Code::RateLimited,
+    ]);
 }
 
 /// Whoever a proxy asks about. As [`Caller`], but the session cookie counts wherever the page that
@@ -228,6 +301,12 @@ impl FromRequest for Visitor {
                 credential: caller.credential,
             })
         })
+    }
+}
+
+impl Input for Visitor {
+    fn describe(operation: &mut Operation) {
+        describe(operation, Verify::SCOPE);
     }
 }
 

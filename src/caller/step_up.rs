@@ -68,7 +68,7 @@ pub async fn require<P>(
     confirmed.map_err(|error| match error {
         AppError::Problem(Code::InvalidCredentials) => AppError::Invalid(FieldErrors::one(
             FIELD,
-            "This is not your present password.",
+            "This is not your current password.",
         )),
         error => error,
     })?;

@@ -21,6 +21,7 @@ use std::time::Duration;
 use diesel::connection::SimpleConnection;
 use diesel::result::{ConnectionError, ConnectionResult, DatabaseErrorKind};
 use diesel::{Connection, PgConnection, QueryResult, SqliteConnection};
+use tokio::time::Instant;
 
 pub use self::migrations::migrate;
 use self::writer::Writer;
@@ -28,6 +29,9 @@ use crate::config::{DatabaseUrl, Secret};
 
 /// How long a request waits for the database before it is answered 503.
 const TIME_LIMIT: Duration = Duration::from_millis(1500);
+/// A connection that answered so lately is not asked whether it still lives: where it does not, its
+/// next transaction says so, and it is dropped.
+const TRUSTED_FOR: Duration = Duration::from_secs(1);
 /// How long a request waits for a free connection.
 const CHECKOUT_LIMIT: Duration = Duration::from_millis(1000);
 
@@ -106,8 +110,11 @@ impl Db {
     {
         let pool = self.pool.clone();
         within_limit(actix_web::web::block(move || {
-            let mut conn = checkout(&pool)?;
-            job(&mut conn).map_err(DbError::from)
+            let mut pooled = checkout(&pool)?;
+            let outcome = job(&mut pooled.conn).map_err(DbError::from);
+            pooled.is_broken = matches!(outcome, Err(DbError::Unavailable(_)));
+            pooled.used_at = Instant::now();
+            outcome
         }))
         .await?
         .unwrap_or_else(|error| Err(DbError::Unavailable(error.to_string())))
@@ -149,22 +156,6 @@ fn checkout(pool: &r2d2::Pool<Manager>) -> Result<r2d2::PooledConnection<Manager
         .map_err(|error| DbError::Unavailable(error.to_string()))
 }
 
-/// Keeps those who move a login's tokens or end it in line until the transaction ends: an end is an
-/// `UPDATE` of the same row. What is read afterwards is what the one before left. SQLite has a single
-/// writer anyway.
-pub fn lock_login_of_token(conn: &mut AnyConnection, token_id: &[u8]) -> QueryResult<()> {
-    use diesel::RunQueryDsl;
-    if let AnyConnection::Postgres(conn) = conn {
-        let of_token = "SELECT login_id FROM rotating_tokens WHERE id = $1";
-        diesel::sql_query(format!(
-            "SELECT 1 FROM logins WHERE id = ({of_token}) FOR UPDATE"
-        ))
-        .bind::<diesel::sql_types::Binary, _>(token_id)
-        .execute(conn)?;
-    }
-    Ok(())
-}
-
 /// Keeps a person's row as it is until the transaction ends: who disables them or changes their
 /// password waits, and then also finds what this transaction made.
 pub fn hold_user(conn: &mut AnyConnection, user_id: &str) -> QueryResult<()> {
@@ -203,6 +194,14 @@ impl r2d2::HandleError<ConnectionError> for QuietPool {
     fn handle_error(&self, error: ConnectionError) {
         tracing::warn!(%error, "could not open a database connection");
     }
+}
+
+/// A connection in the pool.
+pub(crate) struct Pooled {
+    conn: AnyConnection,
+    used_at: Instant,
+    /// Its last transaction met trouble that may be the connection's own.
+    is_broken: bool,
 }
 
 /// Opens connections: a match on the address, since a derived `establish` would take
@@ -257,23 +256,27 @@ fn open_postgres(url: &Secret<String>) -> ConnectionResult<PgConnection> {
 }
 
 impl r2d2::ManageConnection for Manager {
-    type Connection = AnyConnection;
+    type Connection = Pooled;
     type Error = ConnectionError;
 
-    fn connect(&self) -> Result<AnyConnection, ConnectionError> {
-        self.open()
+    fn connect(&self) -> Result<Pooled, ConnectionError> {
+        Ok(Pooled {
+            conn: self.open()?,
+            used_at: Instant::now(),
+            is_broken: false,
+        })
     }
 
-    fn is_valid(&self, conn: &mut AnyConnection) -> Result<(), ConnectionError> {
-        match conn {
-            AnyConnection::Sqlite(_) => Ok(()),
-            AnyConnection::Postgres(conn) => conn
+    fn is_valid(&self, pooled: &mut Pooled) -> Result<(), ConnectionError> {
+        match &mut pooled.conn {
+            AnyConnection::Postgres(conn) if pooled.used_at.elapsed() > TRUSTED_FOR => conn
                 .batch_execute("SELECT 1")
                 .map_err(ConnectionError::CouldntSetupConfiguration),
+            _ => Ok(()),
         }
     }
 
-    fn has_broken(&self, _conn: &mut AnyConnection) -> bool {
-        std::thread::panicking()
+    fn has_broken(&self, pooled: &mut Pooled) -> bool {
+        pooled.is_broken || std::thread::panicking()
     }
 }

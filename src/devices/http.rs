@@ -5,25 +5,22 @@ use std::cmp::Reverse;
 use actix_web::http::StatusCode;
 use actix_web::{HttpRequest, HttpResponse, web};
 use askama::Template;
+use schemars::JsonSchema;
 use serde::Serialize;
-use serde_json::json;
 
-use super::end_one;
+use super::{Living, end_one, living_of};
 use crate::app::App;
 use crate::audit::{Actor, words};
 use crate::caller::Caller;
 use crate::caller::scope::{SessionsRead, SessionsWrite};
 use crate::clock::Timestamp;
 use crate::error::{AppError, Code};
-use crate::login::{self, Cause, Kind, Login};
+use crate::login::{self, Cause, Client, Kind, Login};
 use crate::session::extract::{BrowserSession, Confirmation, SessionForm};
 use crate::session::idle_end;
 use crate::web::page::{Page, When, render};
-use crate::web::paging::{Paging, success_list};
-use crate::web::{origin, see_other, success};
-
-/// More logins than this are shown by no page; a person with so many ends them all at once.
-pub const MOST_SHOWN: i64 = 500;
+use crate::web::paging::{List, Paging, success_list};
+use crate::web::{Success, origin, see_other, success};
 
 #[derive(Template)]
 #[template(path = "sessions.html")]
@@ -42,7 +39,7 @@ pub struct Device {
     pub started: When,
     pub last_active: When,
     pub ends: When,
-    /// The idle end comes before the hard one.
+    /// It ends earlier than it must, if nobody uses it.
     pub ends_if_away: bool,
     pub is_current: bool,
 }
@@ -55,16 +52,17 @@ pub async fn page(
 ) -> Result<HttpResponse, AppError> {
     let now = app.clock.now();
     let user_id = session.record.user_id.clone();
-    let idle_since = now - app.config.clocks.session_idle_timeout;
+    let here = session.clone();
+    let idle_timeout = app.config.clocks.session_idle_timeout;
     let logins = app
         .db
-        .read(move |conn| login::usable_of(conn, &user_id, None, MOST_SHOWN, idle_since, now))
+        .read(move |conn| living_of(conn, &user_id, &here, idle_timeout, now))
         .await?;
     let page = Page::signed_in(&req, &app, &session, "sessions", now);
     let current = &session.record.login_id;
     let mut devices: Vec<Device> = logins
         .iter()
-        .map(|login| device(&page, &app, login, current, now))
+        .map(|living| device(&page, living, current, now))
         .collect();
     devices.sort_by_key(|device| (!device.is_current, Reverse(device.last_active.iso.clone())));
     let others = devices.iter().filter(|device| !device.is_current).count();
@@ -79,9 +77,8 @@ pub async fn page(
 }
 
 /// A login for the page; `current` is the one that asks.
-pub fn device(page: &Page, app: &App, login: &Login, current: &str, now: Timestamp) -> Device {
-    let idle_until = idle_until(app, login);
-    let ends = idle_until.map_or(login.expires_at, |idle| idle.min(login.expires_at));
+pub fn device(page: &Page, living: &Living, current: &str, now: Timestamp) -> Device {
+    let Living { login, ends } = living;
     let unnamed = if login.kind == Kind::Api.name() {
         "device.api"
     } else {
@@ -98,8 +95,8 @@ pub fn device(page: &Page, app: &App, login: &Login, current: &str, now: Timesta
         address: login.ip.clone(),
         started: page.when(login.started_at, now),
         last_active: page.when(login.last_activity_at, now),
-        ends: page.when(ends, now),
-        ends_if_away: ends < login.expires_at,
+        ends: page.when(*ends, now),
+        ends_if_away: *ends < login.expires_at,
         is_current: login.id == current,
     }
 }
@@ -127,36 +124,49 @@ pub async fn revoke_others(
     app: web::Data<App>,
     sent: SessionForm<Confirmation>,
 ) -> Result<HttpResponse, AppError> {
-    let now = app.clock.now();
     let record = sent.session.record;
     let client = origin::client(&req, &app.config, None);
-    let ended = app.db.write(move |conn| {
-        login::end_all_of(
-            conn,
-            &record.user_id,
-            Cause::Revoked,
-            Some(&record.login_id),
-            Some(Actor::person(&record.user_id, &client)),
-            now,
-        )
-    });
-    for login in ended.await? {
-        app.announce(&login, Cause::Revoked);
-    }
+    end_others(&app, &record.user_id, Some(&record.login_id), client).await?;
     Ok(see_other("/dashboard/sessions"))
 }
 
-#[derive(Serialize)]
-struct SessionOut<'a> {
-    id: &'a str,
-    kind: &'a str,
-    device: &'a str,
-    ip: &'a str,
+/// A login.
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "Session")]
+pub struct SessionOut {
+    #[schemars(example = &"0199f0c1-2345-7abc-8def-0123456789ab")]
+    id: String,
+    #[schemars(extend("enum" = ["browser", "api"]))]
+    kind: String,
+    /// As the program named itself, or what the browser seems to be.
+    #[schemars(example = &"Firefox on Linux")]
+    device: String,
+    #[schemars(example = &"192.0.2.7")]
+    ip: String,
     started_at: Timestamp,
     last_activity_at: Timestamp,
+    /// `null` for a login by API, which has no idle end.
     idle_expires_at: Option<Timestamp>,
     expires_at: Timestamp,
+    /// Whether it is the one that asks.
     current: bool,
+}
+
+impl SessionOut {
+    /// `current` is the login that asks, if one does.
+    pub fn new(app: &App, login: &Login, current: Option<&str>) -> Self {
+        Self {
+            id: login.id.clone(),
+            kind: login.kind.clone(),
+            device: login.device.clone(),
+            ip: login.ip.clone(),
+            started_at: login.started_at,
+            last_activity_at: login.last_activity_at,
+            idle_expires_at: idle_until(app, login).map(|idle| idle.min(login.expires_at)),
+            expires_at: login.expires_at,
+            current: Some(login.id.as_str()) == current,
+        }
+    }
 }
 
 /// `GET /api/v1/sessions`.
@@ -164,9 +174,22 @@ pub async fn list(
     app: web::Data<App>,
     caller: Caller<SessionsRead>,
     paging: Paging,
-) -> Result<HttpResponse, AppError> {
+) -> Result<List<SessionOut>, AppError> {
+    list_of(&app, caller.user_id(), caller.login_id(), &paging).await
+}
+
+/// The living logins of a person; `current` is the one that asks, if one does.
+///
+/// # Errors
+/// When the database cannot be asked.
+pub async fn list_of(
+    app: &App,
+    user_id: &str,
+    current: Option<&str>,
+    paging: &Paging,
+) -> Result<List<SessionOut>, AppError> {
     let now = app.clock.now();
-    let user_id = caller.user_id().to_owned();
+    let user_id = user_id.to_owned();
     let (rows, after) = (paging.rows(), paging.after.clone());
     let idle_since = now - app.config.clocks.session_idle_timeout;
     let logins = app
@@ -174,21 +197,41 @@ pub async fn list(
         .read(move |conn| login::usable_of(conn, &user_id, after.as_deref(), rows, idle_since, now))
         .await?;
     let (logins, next) = paging.cut(logins, |login| &login.id);
-    let out: Vec<SessionOut<'_>> = logins
+    let out: Vec<SessionOut> = logins
         .iter()
-        .map(|login| SessionOut {
-            id: &login.id,
-            kind: &login.kind,
-            device: &login.device,
-            ip: &login.ip,
-            started_at: login.started_at,
-            last_activity_at: login.last_activity_at,
-            idle_expires_at: idle_until(&app, login).map(|idle| idle.min(login.expires_at)),
-            expires_at: login.expires_at,
-            current: Some(login.id.as_str()) == caller.login_id(),
-        })
+        .map(|login| SessionOut::new(app, login, current))
         .collect();
-    Ok(success_list("Your logins.", out, next.as_deref()))
+    Ok(success_list("Living logins.", out, next.as_deref()))
+}
+
+/// `DELETE /api/v1/sessions`: ends every login but the one that asks.
+pub async fn delete_others(
+    req: HttpRequest,
+    app: web::Data<App>,
+    caller: Caller<SessionsWrite>,
+) -> Result<Success<()>, AppError> {
+    let client = origin::client(&req, &app.config, None);
+    let own = caller.login_id();
+    end_others(&app, caller.user_id(), own, client).await?;
+    Ok(success("Every other login has ended.", ()))
+}
+
+async fn end_others(
+    app: &App,
+    user_id: &str,
+    own: Option<&str>,
+    client: Client,
+) -> Result<(), AppError> {
+    let (user_id, own) = (user_id.to_owned(), own.map(str::to_owned));
+    let now = app.clock.now();
+    let ended = app.db.write(move |conn| {
+        let by = Some(Actor::person(&user_id, &client));
+        login::end_all_of(conn, &user_id, Cause::Revoked, own.as_deref(), by, now)
+    });
+    for login in ended.await? {
+        app.announce(&login, Cause::Revoked);
+    }
+    Ok(())
 }
 
 /// `DELETE /api/v1/sessions/{id}`.
@@ -197,10 +240,10 @@ pub async fn delete(
     app: web::Data<App>,
     caller: Caller<SessionsWrite>,
     id: web::Path<String>,
-) -> Result<HttpResponse, AppError> {
+) -> Result<Success<()>, AppError> {
     let ended = end_mine(&req, &app, caller.user_id().to_owned(), id.into_inner()).await?;
     if ended {
-        Ok(success("The login has ended.", json!(null)))
+        Ok(success("The login has ended.", ()))
     } else {
         Err(Code::NotFound.into())
     }

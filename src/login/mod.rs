@@ -13,7 +13,7 @@ use diesel::prelude::*;
 
 pub use self::store::{
     announce, by_id, delete_old, end_all_of, living_of, mark_activity, overdue, set_auth_time,
-    usable_of,
+    tokens_until, usable_of,
 };
 use crate::account::{self, User};
 use crate::audit::{self, Actor, Event, Kind as EventKind};

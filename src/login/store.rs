@@ -1,4 +1,6 @@
-use diesel::dsl::{exists, not};
+use std::collections::HashMap;
+
+use diesel::dsl::{exists, max, not};
 use diesel::prelude::*;
 
 use super::ended::Revocation;
@@ -102,6 +104,24 @@ pub fn usable_of(
         .limit(most)
         .select(Login::as_select())
         .load(conn)
+}
+
+/// Until when tokens of these logins would still be taken, refresh and remember tokens alike; those
+/// without any are left out.
+pub fn tokens_until(
+    conn: &mut AnyConnection,
+    ids: &[&str],
+) -> QueryResult<HashMap<String, Timestamp>> {
+    let until: Vec<(String, Option<Timestamp>)> = rotating_tokens::table
+        .filter(rotating_tokens::login_id.eq_any(ids))
+        .filter(rotating_tokens::superseded_at.is_null())
+        .group_by(rotating_tokens::login_id)
+        .select((rotating_tokens::login_id, max(rotating_tokens::expires_at)))
+        .load(conn)?;
+    Ok(until
+        .into_iter()
+        .filter_map(|(id, until)| Some((id, until?)))
+        .collect())
 }
 
 /// Logins that nobody has ended though they are over: past their hard end, or of no use any more.

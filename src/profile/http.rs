@@ -3,12 +3,12 @@
 use actix_web::http::StatusCode;
 use actix_web::{HttpRequest, HttpResponse, web};
 use askama::Template;
-use serde::{Deserialize, Deserializer};
-use serde_json::json;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
 use super::{Changed, GoesOn, NewPassword, change, change_password};
 use crate::account::password::{self, Weakness, normalise};
-use crate::account::{self, Changes, User};
+use crate::account::{self, Changes, Role, User};
 use crate::app::App;
 use crate::caller::scope::{NoToken, ProfileRead, ProfileWrite};
 use crate::caller::{Caller, Credential};
@@ -16,6 +16,7 @@ use crate::clock::Timestamp;
 use crate::error::{AppError, Code, FieldErrors};
 use crate::i18n::Lang;
 use crate::login::{self, Cause, sign_in};
+use crate::openapi::schema;
 use crate::session::extract::{BrowserSession, FormToken, SessionForm, begin, update};
 use crate::session::{Record, keeper, remember};
 use crate::token::Pair;
@@ -23,7 +24,7 @@ use crate::token::refresh::{self, Carried, Delivery};
 use crate::web::flash::{self, Notice};
 use crate::web::input::{self, Check, Json};
 use crate::web::page::{Page, When, remember_language, render, too_many, with_retry_after};
-use crate::web::{origin, see_other, success};
+use crate::web::{Success, origin, see_other, success};
 
 const PROFILE_PAGE: &str = "/dashboard/profile";
 
@@ -31,9 +32,9 @@ const PROFILE_PAGE: &str = "/dashboard/profile";
 pub async fn me(
     app: web::Data<App>,
     caller: Caller<ProfileRead>,
-) -> Result<HttpResponse, AppError> {
+) -> Result<Success<AccountOut>, AppError> {
     let user = person(&app, caller.user_id()).await?;
-    Ok(success("Your account.", whole(&user)))
+    Ok(success("Your account.", AccountOut::from(&user)))
 }
 
 async fn person(app: &App, id: &str) -> Result<User, AppError> {
@@ -42,37 +43,61 @@ async fn person(app: &App, id: &str) -> Result<User, AppError> {
     user.ok_or_else(|| Code::TokenRevoked.into())
 }
 
-fn whole(user: &User) -> serde_json::Value {
-    json!({
-        "id": user.id,
-        "username": user.username,
-        "email": user.email,
-        "email_verified": user.email_verified,
-        "name": user.name,
-        "role": user.role,
-        "locale": user.locale,
-        "theme": user.theme,
-        "created_at": user.created_at,
-    })
+/// A person as they see themselves.
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "Account")]
+pub struct AccountOut {
+    #[schemars(example = &"0199f0c1-2345-7abc-8def-0123456789ab")]
+    id: String,
+    #[schemars(example = &"ada")]
+    username: String,
+    #[schemars(example = &"ada@example.org")]
+    email: String,
+    email_verified: bool,
+    #[schemars(example = &"Ada Lovelace")]
+    name: String,
+    #[schemars(with = "Role")]
+    role: String,
+    /// `null`: the browser's choice.
+    #[schemars(extend("enum" = ["en", "id", null]))]
+    locale: Option<String>,
+    #[schemars(extend("enum" = ["auto", "light", "dark"]))]
+    theme: String,
+    created_at: Timestamp,
 }
 
-/// Body of `PATCH /api/v1/me`: what is absent stays as it is. Other fields are refused rather than
+impl From<&User> for AccountOut {
+    fn from(user: &User) -> Self {
+        Self {
+            id: user.id.clone(),
+            username: user.username.clone(),
+            email: user.email.clone(),
+            email_verified: user.email_verified,
+            name: user.name.clone(),
+            role: user.role.clone(),
+            locale: user.locale.clone(),
+            theme: user.theme.clone(),
+            created_at: user.created_at,
+        }
+    }
+}
+
+/// What is to change: what is absent stays as it is. Other fields are refused rather than
 /// passed over: whoever sends an `email` must not believe that it was changed.
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(rename = "Profile")]
 pub struct ProfilePatch {
-    #[serde(default, deserialize_with = "given")]
+    #[serde(default, deserialize_with = "input::given")]
+    #[schemars(schema_with = "schema::required::<100>", example = &"Ada King")]
     name: Option<String>,
     /// `null`: the browser's choice.
-    #[serde(default, deserialize_with = "given")]
+    #[serde(default, deserialize_with = "input::given")]
+    #[schemars(with = "Option<String>", extend("enum" = ["en", "id", null]))]
     locale: Option<Option<String>>,
-    #[serde(default, deserialize_with = "given")]
+    #[serde(default, deserialize_with = "input::given")]
+    #[schemars(with = "String", extend("enum" = ["auto", "light", "dark"]))]
     theme: Option<String>,
-}
-
-/// A field that is there: its `null` is a value, or the wrong type, but not an absence.
-fn given<'de, D: Deserializer<'de>, T: Deserialize<'de>>(from: D) -> Result<Option<T>, D::Error> {
-    T::deserialize(from).map(Some)
 }
 
 impl ProfilePatch {
@@ -111,7 +136,7 @@ pub async fn patch_me(
     app: web::Data<App>,
     caller: Caller<ProfileWrite>,
     body: Json<ProfilePatch>,
-) -> Result<HttpResponse, AppError> {
+) -> Result<Success<AccountOut>, AppError> {
     let changes = body.0.changes().map_err(AppError::Invalid)?;
     let session = match &caller.credential {
         Credential::Session(session) => Some(session.record.clone()),
@@ -126,7 +151,7 @@ pub async fn patch_me(
         changes,
     )
     .await?;
-    Ok(success("Saved.", whole(&user)))
+    Ok(success("Saved.", AccountOut::from(&user)))
 }
 
 /// Changes the profile and lets every living session of the person know.
@@ -147,7 +172,7 @@ async fn save(
         .db
         .write(move |conn| change(conn, &id, login_id.as_deref(), changes, &client, now));
     let user = changed.await?.ok_or(Code::TokenRevoked)?;
-    keeper::retell(app, user_id).await?;
+    keeper::retell(app, user_id).await;
     if let Some(mut record) = session {
         // This request may be about to write its own copy of the session.
         record.know(&user);
@@ -576,11 +601,14 @@ pub async fn set_password(
     Ok(see_other(PROFILE_PAGE))
 }
 
-/// Body of `PUT /api/v1/me/password`.
-#[derive(Deserialize)]
+/// A password, and the one that takes its place.
+#[derive(Deserialize, JsonSchema)]
 pub struct PasswordChange {
+    #[schemars(schema_with = "schema::password")]
     current_password: String,
+    #[schemars(schema_with = "schema::new_password")]
     password: String,
+    /// Personal tokens too are revoked.
     #[serde(default)]
     revoke_tokens: bool,
 }
@@ -600,7 +628,7 @@ pub async fn put_password(
     app: web::Data<App>,
     caller: Caller<NoToken>,
     body: Json<PasswordChange>,
-) -> Result<HttpResponse, AppError> {
+) -> Result<Success<AccountOut>, AppError> {
     let remember_until = match &caller.credential {
         Credential::Session(session) => {
             // As for the form.
@@ -620,7 +648,7 @@ pub async fn put_password(
     let (user, changed) = carry_out(&req, &app, &asked).await?.map_err(|refusal| {
         AppError::Invalid(match refusal {
             Refusal::WrongCurrent => {
-                FieldErrors::one("current_password", "This is not your present password.")
+                FieldErrors::one("current_password", "This is not your current password.")
             }
             Refusal::Weak(weakness) => {
                 FieldErrors::one("password", weakness.sentence(Lang::English))
@@ -640,7 +668,8 @@ pub async fn put_password(
             }
         }
     }
-    Ok(success(&ended_in_words(changed.ended.len()), whole(&user)))
+    let message = ended_in_words(changed.ended.len());
+    Ok(success(&message, AccountOut::from(&user)))
 }
 
 fn ended_in_words(ended: usize) -> String {

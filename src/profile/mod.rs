@@ -106,7 +106,7 @@ pub fn change_password(
     let event = Event::new(Kind::PasswordChanged, &user.id, now).by(&user.id, client);
     audit::record(conn, &event.of_login(&this.id))?;
     if new.revoke_tokens {
-        personal::revoke_all_of(conn, &user.id, &user.id, client, now)?;
+        personal::revoke_all_of(conn, &user.id, Actor::person(&user.id, client), now)?;
     }
     let ended = login::end_all_of(
         conn,

@@ -6,20 +6,22 @@ use actix_web::dev::Payload;
 use actix_web::http::StatusCode;
 use actix_web::{FromRequest, HttpRequest, HttpResponse, web};
 use askama::Template;
+use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::{Wanted, Wrong, make, store, taken};
 use crate::app::App;
 use crate::error::{AppError, Code, FieldErrors};
 use crate::i18n::Lang;
+use crate::openapi::{Input, Operation, schema};
 use crate::session::csrf;
 use crate::session::extract::{app_of, look};
 use crate::session::http::open;
 use crate::token::refresh::{Delivery, deliver};
-use crate::token::{self, Pair};
+use crate::token::{self, Pair, PairOut};
 use crate::web::input::{self, Check, Form, Json};
 use crate::web::page::{Page, render, too_many, with_retry_after};
-use crate::web::{origin, see_other, success_with};
+use crate::web::{Created, created, origin, see_other};
 
 /// Naming this first in a handler closes it where registration is closed, before a body is read.
 pub struct RegistrationOpen;
@@ -33,6 +35,12 @@ impl FromRequest for RegistrationOpen {
             true => Ok(Self),
             false => Err(Code::NotFound.into()),
         })
+    }
+}
+
+impl Input for RegistrationOpen {
+    fn describe(operation: &mut Operation) {
+        operation.fails(&[Code::NotFound]);
     }
 }
 
@@ -220,14 +228,23 @@ pub async fn sign_up(
     }
 }
 
-/// Body of `POST /api/v1/auth/register`.
-#[derive(Deserialize)]
+/// Who signs up.
+#[derive(Deserialize, JsonSchema)]
+#[schemars(rename = "Registration")]
 pub struct RegisterRequest {
+    #[schemars(schema_with = "schema::username")]
     username: String,
+    #[schemars(schema_with = "schema::email")]
     email: String,
+    #[schemars(schema_with = "schema::required::<100>", example = &"Grace Hopper")]
     name: String,
+    #[schemars(schema_with = "schema::new_password")]
     password: String,
+    /// Shown in the list of logins.
+    #[serde(default, deserialize_with = "input::given")]
+    #[schemars(schema_with = "schema::text::<100>", example = &"my laptop")]
     device_name: Option<String>,
+    /// How the refresh token comes: `cookie` for pages, which then cannot read it.
     #[serde(default)]
     refresh_token_delivery: Delivery,
 }
@@ -247,7 +264,7 @@ pub async fn register(
     req: HttpRequest,
     app: web::Data<App>,
     body: Json<RegisterRequest>,
-) -> Result<HttpResponse, AppError> {
+) -> Result<Created<PairOut>, AppError> {
     let asked = body.0;
     let wanted = Wanted {
         username: &asked.username,
@@ -282,7 +299,7 @@ pub async fn register(
     };
     let pair = Pair::first(&app, user, begun, now)?;
     let data = deliver(&req, &app, &pair, asked.refresh_token_delivery, now);
-    Ok(success_with(StatusCode::CREATED, "Welcome.", data))
+    Ok(created("Welcome.", data))
 }
 
 fn in_english(wrong: &Wrong) -> FieldErrors {

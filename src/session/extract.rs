@@ -36,6 +36,7 @@ pub fn app_of(req: &HttpRequest) -> web::Data<App> {
 
 /// A living session of a page. Opening the page counts as activity; a remember cookie opens a new
 /// session here, on the request that carries it.
+#[derive(Clone)]
 pub struct BrowserSession {
     pub record: Record,
     /// When the person was last there, this request included.

@@ -6,6 +6,7 @@ use actix_web::http::StatusCode;
 use actix_web::{HttpRequest, HttpResponse, web};
 use askama::Template;
 use diesel::QueryResult;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::extract::{Confirmation, SessionForm, begin, living, look};
@@ -20,9 +21,9 @@ use crate::db::AnyConnection;
 use crate::error::{AppError, Code, FieldErrors, Reason};
 use crate::login::rotation::{self, Purpose};
 use crate::login::{self, Cause, Client, Kind, sign_in};
-use crate::web::input::{self, Check, Form};
-use crate::web::page::{Page, render, with_retry_after};
-use crate::web::{origin, see_other, success};
+use crate::web::input::{self, Check, Form, OptionalJson};
+use crate::web::page::{Page, render, too_many, with_retry_after};
+use crate::web::{Success, origin, see_other, success};
 
 #[derive(Template)]
 #[template(path = "login.html")]
@@ -122,16 +123,14 @@ fn show_login(
     app: &App,
     form: LoginForm,
     notice: Option<&str>,
-    failure: Option<(&str, StatusCode)>,
+    failure: Option<(&str, &AppError)>,
 ) -> Result<HttpResponse, AppError> {
     let page = Page::new(req, None, csrf::of_visitor(req, app));
     let template = LoginPage {
         notice: notice.map(|key| page.t(key).into_owned()),
-        failure: failure.map(|(key, _)| {
-            let soon = page
-                .language()
-                .relative(Timestamp::from_seconds(60), Timestamp::from_seconds(0));
-            page.language().text_with(key, &[("when", &soon)])
+        failure: failure.map(|(key, error)| match error {
+            AppError::RateLimited { retry_after } => too_many(page.language(), *retry_after),
+            _ => page.t(key).into_owned(),
         }),
         login: form.login,
         remember: !form.remember.is_empty(),
@@ -144,7 +143,7 @@ fn show_login(
     };
     render(
         &template,
-        failure.map_or(StatusCode::OK, |(_, status)| status),
+        failure.map_or(StatusCode::OK, |(_, error)| error.code().status()),
     )
 }
 
@@ -156,7 +155,7 @@ pub async fn log_in(
 ) -> Result<HttpResponse, AppError> {
     let form = form.0;
     let again = |failure: &str, error: &AppError, form| {
-        let failure = Some((failure, error.code().status()));
+        let failure = Some((failure, error));
         let page = show_login(&req, &app, form, None, failure)?;
         Ok(with_retry_after(page, error))
     };
@@ -321,10 +320,12 @@ pub async fn log_out(
     Ok(answer)
 }
 
-/// Body of the ping.
-#[derive(Default, Deserialize)]
+/// The ping.
+#[derive(Default, Deserialize, JsonSchema)]
 pub struct Ping {
-    #[serde(default)]
+    /// How long ago the person last did something.
+    #[serde(default, deserialize_with = "input::whole")]
+    #[schemars(range(max = u64::MAX), example = 12)]
     idle_seconds: u64,
 }
 
@@ -332,8 +333,9 @@ impl Check for Ping {
     fn check(&self, _: &mut FieldErrors) {}
 }
 
-#[derive(Serialize)]
-struct Clocks {
+/// The clocks of a session.
+#[derive(Serialize, JsonSchema)]
+pub struct Clocks {
     last_activity: Timestamp,
     /// `null` for a login by API, which has no idle end.
     idle_expires_at: Option<Timestamp>,
@@ -342,12 +344,11 @@ struct Clocks {
 
 /// `POST /api/update-activity`. Never revives a session that is over, never moves the hard end.
 pub async fn update_activity(
-    req: HttpRequest,
     app: web::Data<App>,
     caller: Caller<NoToken>,
-    payload: web::Payload,
-) -> Result<HttpResponse, AppError> {
-    let ping: Ping = input::optional_json(&req, &mut payload.into_inner()).await?;
+    ping: OptionalJson<Ping>,
+) -> Result<Success<Clocks>, AppError> {
+    let ping = ping.0;
     let now = app.clock.now();
     let clocks = match caller.credential {
         Credential::Session(session) => {

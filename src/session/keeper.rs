@@ -90,9 +90,20 @@ impl Keeper {
 /// Lets every living session of a person know what they are called, which language and theme they
 /// chose, and what their role is, from its next request on. A session that ends meanwhile stays ended.
 ///
-/// # Errors
-/// When it is not known that all of them know. Telling again does no harm.
-pub async fn retell(app: &App, user_id: &str) -> Result<(), AppError> {
+/// What has changed is in the database already: where they cannot be told, it is not undone, and a
+/// session shows it from its next login on.
+pub async fn retell(app: &App, user_id: &str) {
+    if let Err(error) = retell_all(app, user_id).await {
+        let cause = error.cause();
+        tracing::warn!(
+            user = user_id,
+            cause,
+            "sessions were not told what has changed"
+        );
+    }
+}
+
+async fn retell_all(app: &App, user_id: &str) -> Result<(), AppError> {
     let now = app.clock.now();
     let read = || {
         let id = user_id.to_owned();

@@ -1,8 +1,11 @@
 //! What a token is worth (RFC 7662), and giving it up (RFC 7009), for every kind there is.
 
-use actix_web::{HttpRequest, HttpResponse, web};
-use serde::Deserialize;
-use serde_json::{Value, json};
+use std::pin::Pin;
+
+use actix_web::dev::Payload;
+use actix_web::{FromRequest, HttpRequest, web};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
 use super::jwt::Reading;
 use super::personal::{self, Candidate, memory};
@@ -15,12 +18,15 @@ use crate::clock::Timestamp;
 use crate::error::{AppError, Code, FieldErrors};
 use crate::login::rotation::{self, Purpose, TokenId};
 use crate::login::{self, Cause, Client};
+use crate::openapi::{Input, Operation, schema};
+use crate::session::extract::app_of;
 use crate::web::input::{self, Check, JsonOrForm};
-use crate::web::{origin, success};
+use crate::web::{Plain, Success, origin, success};
 
 /// A token that somebody asks about. `token_type_hint` is not needed: no two kinds look alike.
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 pub struct Question {
+    #[schemars(schema_with = "schema::required::<4096>", example = &"q3oJ0d7VZbUu…")]
     token: String,
 }
 
@@ -30,72 +36,140 @@ impl Check for Question {
     }
 }
 
+/// Whoever may ask: a token of that scope, or an administrator.
+pub struct Asker;
+
+impl FromRequest for Asker {
+    type Error = AppError;
+    type Future = Pin<Box<dyn Future<Output = Result<Self, AppError>>>>;
+
+    fn from_request(req: &HttpRequest, payload: &mut Payload) -> Self::Future {
+        let caller = Caller::<Introspect>::from_request(req, payload);
+        let app = app_of(req);
+        Box::pin(async move {
+            let caller = caller.await?;
+            let by_scope = matches!(caller.credential, Credential::Personal(_));
+            match by_scope || administrator(&app, caller.user_id()).await?.is_some() {
+                true => Ok(Self),
+                false => Err(Code::Forbidden.into()),
+            }
+        })
+    }
+}
+
+impl Input for Asker {
+    fn describe(operation: &mut Operation) {
+        Caller::<Introspect>::describe(operation);
+        operation.fails(&[Code::Forbidden]);
+    }
+}
+
+/// What a token is worth, in the words of RFC 7662. Of one that is not active nothing else is told.
+#[derive(Default, Serialize, JsonSchema)]
+pub struct Introspection {
+    active: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "String", example = &"Bearer")]
+    token_type: Option<&'static str>,
+    /// Of a personal token: its scopes, with spaces in between.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "String", example = &"profile:read sessions:read")]
+    scope: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "String", example = &"0199f0c1-2345-7abc-8def-0123456789ab")]
+    sub: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "String", example = &"ada")]
+    username: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "String", example = &"user")]
+    role: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "String", example = &"https://gate.example.org")]
+    iss: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "String", example = &"https://gate.example.org")]
+    aud: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "i64", example = 1_795_237_567)]
+    iat: Option<i64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "i64", example = 1_795_237_567)]
+    nbf: Option<i64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "i64", example = 1_795_239_367)]
+    exp: Option<i64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "String", example = &"0199f0c1-2345-7abc-8def-0123456789ab")]
+    jti: Option<String>,
+    /// The login it belongs to.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "String", example = &"0199f0c1-2345-7abc-8def-0123456789ab")]
+    sid: Option<String>,
+}
+
 /// `POST /api/v1/auth/introspect`: for administrators and for tokens of that scope.
 pub async fn introspect(
     app: web::Data<App>,
-    caller: Caller<Introspect>,
+    _: Asker,
     question: JsonOrForm<Question>,
-) -> Result<HttpResponse, AppError> {
-    let by_scope = matches!(caller.credential, Credential::Personal(_));
-    if !by_scope && administrator(&app, caller.user_id()).await?.is_none() {
-        return Err(Code::Forbidden.into());
-    }
+) -> Result<Plain<Introspection>, AppError> {
     let now = app.clock.now();
     let told = describe(&app, &question.0.token, now).await?;
-    // What is not active is told nothing about (RFC 7662, 2.2).
-    Ok(HttpResponse::Ok().json(told.unwrap_or_else(|| json!({"active": false}))))
+    Ok(Plain(told.unwrap_or_default()))
 }
 
-async fn describe(app: &App, token: &str, now: Timestamp) -> Result<Option<Value>, AppError> {
+async fn describe(
+    app: &App,
+    token: &str,
+    now: Timestamp,
+) -> Result<Option<Introspection>, AppError> {
     if let Reading::Good(claims) = app.jwt.read(token, now) {
         let ended = app.ended.cause_of_any([&claims.sid, &claims.jti])?;
-        return Ok(ended.is_none().then(|| {
-            json!({
-                "active": true,
-                "token_type": "Bearer",
-                "sub": claims.sub,
-                "username": claims.name,
-                "role": claims.role,
-                "iss": claims.iss,
-                "aud": claims.aud,
-                "iat": claims.iat,
-                "nbf": claims.nbf,
-                "exp": claims.exp,
-                "jti": claims.jti,
-                "sid": claims.sid,
-            })
+        return Ok(ended.is_none().then(|| Introspection {
+            active: true,
+            token_type: Some("Bearer"),
+            scope: None,
+            sub: Some(claims.sub.clone()),
+            username: Some(claims.name.clone()),
+            role: Some(claims.role.clone()),
+            iss: Some(claims.iss.clone()),
+            aud: Some(claims.aud.clone()),
+            iat: Some(claims.iat),
+            nbf: Some(claims.nbf),
+            exp: Some(claims.exp),
+            jti: Some(claims.jti.clone()),
+            sid: Some(claims.sid.clone()),
         }));
     }
     if let Some(refresh) = TokenId::read(&app.secrets, Purpose::Refresh, token) {
         let live = app.db.read(move |conn| rotation::live(conn, &refresh, now));
-        return Ok(live.await?.map(|(login, user, expires_at)| {
-            json!({
-                "active": true,
-                "token_type": "refresh_token",
-                "sub": user.id,
-                "username": user.username,
-                "role": user.role,
-                "exp": expires_at.seconds(),
-                "sid": login.id,
-            })
+        return Ok(live.await?.map(|(login, user, expires_at)| Introspection {
+            active: true,
+            token_type: Some("refresh_token"),
+            sub: Some(user.id),
+            username: Some(user.username),
+            role: Some(user.role),
+            exp: Some(expires_at.seconds()),
+            sid: Some(login.id),
+            ..Introspection::default()
         }));
     }
     let Some(candidate) = Candidate::read(&app.secrets, token) else {
         return Ok(None);
     };
     let known = memory::read(app, &candidate, now).await?.good().ok();
-    Ok(known.map(|known| {
-        json!({
-            "active": true,
-            "token_type": "Bearer",
-            "scope": known.scopes.names().join(" "),
-            "sub": known.user.id,
-            "username": known.user.username,
-            "role": known.user.role,
-            "iat": known.token.created_at.seconds(),
-            "exp": known.token.expires_at.seconds(),
-            "jti": known.token.id,
-        })
+    Ok(known.map(|known| Introspection {
+        active: true,
+        token_type: Some("Bearer"),
+        scope: Some(known.scopes.names().join(" ")),
+        sub: Some(known.user.id.clone()),
+        username: Some(known.user.username.clone()),
+        role: Some(known.user.role.clone()),
+        iat: Some(known.token.created_at.seconds()),
+        exp: Some(known.token.expires_at.seconds()),
+        jti: Some(known.token.id.clone()),
+        ..Introspection::default()
     }))
 }
 
@@ -105,7 +179,7 @@ pub async fn revoke(
     req: HttpRequest,
     app: web::Data<App>,
     question: JsonOrForm<Question>,
-) -> Result<HttpResponse, AppError> {
+) -> Result<Success<()>, AppError> {
     let now = app.clock.now();
     let client = origin::client(&req, &app.config, None);
     let token = &question.0.token;
@@ -138,7 +212,7 @@ pub async fn revoke(
         revoked.await?;
         app.personal_tokens.forget();
     }
-    Ok(success("The token is not good any more.", json!(null)))
+    Ok(success("The token is not good any more.", ()))
 }
 
 async fn end_login_of(

@@ -9,27 +9,67 @@ pub mod personal;
 pub mod refresh;
 
 use diesel::QueryResult;
-use serde_json::{Value, json};
+use schemars::JsonSchema;
+use serde::Serialize;
 
-use crate::account::User;
+use crate::account::{Role, User};
 use crate::app::App;
 use crate::clock::Timestamp;
 use crate::config::Clocks;
 use crate::db::AnyConnection;
-use crate::error::AppError;
+use crate::error::{AppError, Code};
 use crate::figures::{Figure, Figures};
 use crate::login::rotation::{self, Next, PlainToken, Purpose, Rotation, TokenId};
 use crate::login::{self, Client, Kind, Login};
 
 /// A person as the API shows them beside their tokens.
-pub fn brief(user: &User) -> Value {
-    json!({
-        "id": user.id,
-        "username": user.username,
-        "email": user.email,
-        "name": user.name,
-        "role": user.role,
-    })
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "Owner")]
+pub struct OwnerOut {
+    #[schemars(example = &"0199f0c1-2345-7abc-8def-0123456789ab")]
+    id: String,
+    #[schemars(example = &"ada")]
+    username: String,
+    #[schemars(example = &"ada@example.org")]
+    email: String,
+    #[schemars(example = &"Ada Lovelace")]
+    name: String,
+    #[schemars(with = "Role")]
+    role: String,
+}
+
+impl From<&User> for OwnerOut {
+    fn from(user: &User) -> Self {
+        Self {
+            id: user.id.clone(),
+            username: user.username.clone(),
+            email: user.email.clone(),
+            name: user.name.clone(),
+            role: user.role.clone(),
+        }
+    }
+}
+
+/// An access token and a refresh token.
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "TokenPair")]
+pub struct PairOut {
+    /// A JWT.
+    #[schemars(example = &"eyJ0eXAiOiJKV1Qi…")]
+    pub access_token: String,
+    /// Not there when a cookie carries it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "String", example = &"q3oJ0d7VZbUu…")]
+    pub refresh_token: Option<String>,
+    #[schemars(extend("const" = "bearer"))]
+    pub token_type: &'static str,
+    /// For how many seconds the access token is good.
+    #[schemars(example = 1800)]
+    pub expires_in: i64,
+    /// For how many seconds the refresh token is good, unless it is used before.
+    #[schemars(example = 604_800)]
+    pub refresh_expires_in: i64,
+    pub user: OwnerOut,
 }
 
 /// A login by API that has just begun.
@@ -61,6 +101,30 @@ pub fn begin(
         refresh,
         refresh_expires_at,
     }))
+}
+
+/// Begins a login by API for somebody whose password is right, and gives its first pair; `beside` is
+/// done in the same transaction.
+///
+/// # Errors
+/// 401 when the person has changed since they were read; 503 when it cannot be done now.
+pub async fn open<T: Send + 'static>(
+    app: &App,
+    user: User,
+    client: Client,
+    now: Timestamp,
+    beside: impl FnOnce(&mut AnyConnection, &Login, &Client) -> QueryResult<T> + Send + 'static,
+) -> Result<(Pair, T), AppError> {
+    let (person, clocks) = (user.clone(), app.config.clocks.clone());
+    let begun = app.db.write(move |conn| {
+        let Some(begun) = begin(conn, &person, &client, &clocks, now)? else {
+            return Ok(None);
+        };
+        let more = beside(conn, &begun.login, &client)?;
+        Ok(Some((begun, more)))
+    });
+    let (begun, more) = begun.await?.ok_or(Code::InvalidCredentials)?;
+    Ok((Pair::first(app, user, begun, now)?, more))
 }
 
 /// An access token and the refresh token beside it.
@@ -132,18 +196,16 @@ impl Pair {
     }
 
     /// The `data` of an answer; without the refresh token when a cookie carries it.
-    pub fn to_json(&self, with_refresh_token: bool, now: Timestamp) -> Value {
-        let mut data = json!({
-            "access_token": self.access_token,
-            "token_type": "bearer",
-            "expires_in": self.access_expires_at.seconds() - now.seconds(),
-            "refresh_expires_in": self.refresh_expires_at.seconds() - now.seconds(),
-            "user": brief(&self.user),
-        });
-        if with_refresh_token {
-            data["refresh_token"] = json!(self.refresh_token.expose());
+    pub fn out(&self, with_refresh_token: bool, now: Timestamp) -> PairOut {
+        let refresh_token = || self.refresh_token.expose().to_owned();
+        PairOut {
+            access_token: self.access_token.clone(),
+            refresh_token: with_refresh_token.then(refresh_token),
+            token_type: "bearer",
+            expires_in: self.access_expires_at.seconds() - now.seconds(),
+            refresh_expires_in: self.refresh_expires_at.seconds() - now.seconds(),
+            user: OwnerOut::from(&self.user),
         }
-        data
     }
 }
 

@@ -5,9 +5,10 @@
 use actix_web::HttpRequest;
 use actix_web::cookie::{Cookie, CookieBuilder, SameSite, time};
 use actix_web::http::header::{CACHE_CONTROL, HeaderName, HeaderValue, SET_COOKIE};
+use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::Pair;
+use super::{Pair, PairOut};
 use crate::app::App;
 use crate::clock::Timestamp;
 use crate::config::Config;
@@ -22,8 +23,9 @@ const COOKIE: &str = "refresh_token";
 const HEADER: HeaderName = HeaderName::from_static("x-refresh-token");
 
 /// How a client holds its refresh token.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
+#[schemars(inline)]
 pub enum Delivery {
     /// As it likes: it reads the token from bodies and headers.
     #[default]
@@ -127,11 +129,11 @@ pub fn deliver(
     pair: &Pair,
     delivery: Delivery,
     now: Timestamp,
-) -> serde_json::Value {
+) -> PairOut {
     if delivery == Delivery::Cookie {
         Outgoing::set_cookie(req, cookie(app, pair, now));
     }
-    pair.to_json(delivery == Delivery::Body, now)
+    pair.out(delivery == Delivery::Body, now)
 }
 
 /// Sends a pair along with the answer to a request that asked for something else: all of it or

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use actix_web::body::{BoxBody, EitherBody, MessageBody};
 use actix_web::cookie::Cookie;
-use actix_web::dev::{ServiceRequest, ServiceResponse};
+use actix_web::dev::{RequestHead, ServiceRequest, ServiceResponse};
 use actix_web::error::InternalError;
 use actix_web::http::header::{
     ACCESS_CONTROL_ALLOW_CREDENTIALS, ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_EXPOSE_HEADERS,
@@ -19,8 +19,8 @@ use actix_web::middleware::Next;
 use actix_web::{Error, HttpMessage, HttpRequest, HttpResponse, web};
 use url::form_urlencoded;
 
-use super::origin;
 use super::page::{self, Page};
+use super::{input, origin};
 use crate::app::App;
 use crate::error::{AppError, Code};
 use crate::session::cookies;
@@ -87,19 +87,45 @@ impl Outgoing {
 }
 
 /// How an error is told on a route.
-#[derive(PartialEq)]
+#[derive(Clone, Copy, PartialEq)]
 enum Dress {
     Page,
     Problem,
+    /// `{"success": false, "error": …}`, as the older of the dialects has it.
+    Envelope,
 }
 
-fn dress_of(path: &str) -> Dress {
-    let json = ["/api/", "/.well-known/", "/healthz", "/readyz", "/static/"];
-    if json.iter().any(|start| path.starts_with(start)) {
-        Dress::Problem
-    } else {
-        Dress::Page
+impl Dress {
+    fn of(head: &RequestHead) -> Self {
+        let path = head.uri.path();
+        let starts = |with: &[&str]| with.iter().any(|start| path.starts_with(start));
+        let json = ["/api/", "/.well-known/", "/healthz", "/readyz", "/static/"];
+        if is_enveloped(path) {
+            Self::Envelope
+        } else if starts(&json) || lies_under(path, &["/refresh"]) || is_login_by_program(head) {
+            Self::Problem
+        } else {
+            Self::Page
+        }
     }
+}
+
+fn lies_under(path: &str, parents: &[&str]) -> bool {
+    let mut rests = parents
+        .iter()
+        .filter_map(|parent| path.strip_prefix(parent));
+    rests.any(|rest| rest.is_empty() || rest.starts_with('/'))
+}
+
+/// Whether errors on this path are told in the envelope of the older dialect.
+pub fn is_enveloped(path: &str) -> bool {
+    lies_under(path, &["/api/auth", "/api/users"])
+}
+
+/// Whether this is the older dialect's login. It shares its path with the page, and the content type
+/// of what is sent decides.
+pub fn is_login_by_program(head: &RequestHead) -> bool {
+    head.uri.path() == "/login" && input::is_json_post(head)
 }
 
 /// The layer itself.
@@ -122,15 +148,15 @@ pub async fn dress<B: MessageBody + 'static>(
     } else {
         // Before anything reads a cookie: what has been read stays as it was.
         cookies::sort_out(&mut req);
-        let page = (dress_of(req.path()) == Dress::Page)
-            .then(|| Page::new(req.request(), None, String::new()));
+        let dress = Dress::of(req.head());
+        let page = (dress == Dress::Page).then(|| Page::new(req.request(), None, String::new()));
         let (method, path) = (req.method().clone(), req.path().to_owned());
         match next.call(req).await {
             Ok(response) => told(response, &id),
             Err(error) => {
                 let cause = error.to_string();
                 tracing::warn!(request_id = id, %method, path, cause, "the session could not be kept");
-                return Err(without_request(&error, page, &app, &id));
+                return Err(without_request(&error, dress, page, &app, &id));
             }
         }
     };
@@ -166,7 +192,7 @@ fn is_head_too_large(req: &ServiceRequest) -> bool {
 
 /// The answer to an error that comes without its request: the session layer's, when the store has
 /// gone away between the handler and the writing of the session.
-fn without_request(error: &Error, page: Option<Page>, app: &App, id: &str) -> Error {
+fn without_request(error: &Error, dress: Dress, page: Option<Page>, app: &App, id: &str) -> Error {
     let told = match error.as_error::<AppError>() {
         Some(error) => error.clone(),
         None => AppError::Unavailable(error.to_string()),
@@ -174,7 +200,7 @@ fn without_request(error: &Error, page: Option<Page>, app: &App, id: &str) -> Er
     let is_page = page.is_some();
     let mut answer = match page {
         Some(page) => page::error_page(page, &told, id),
-        None => problem(&told, id),
+        None => as_json(dress, &told, id),
     };
     if let Some(seconds) = told.retry_after() {
         answer
@@ -202,8 +228,8 @@ fn told<B: MessageBody + 'static>(
             cause
         );
     }
-    let mut answer = match dress_of(req.path()) {
-        Dress::Problem => problem(&error, id),
+    let mut answer = match Dress::of(req.head()) {
+        dress @ (Dress::Problem | Dress::Envelope) => as_json(dress, &error, id),
         Dress::Page => match (&*error, redirect(&req, &error)) {
             (AppError::PasswordAsked { html, .. }, _) => {
                 page::html(html.clone(), error.code().status())
@@ -255,14 +281,16 @@ fn foreign(status: StatusCode, error: &Error) -> AppError {
     }
 }
 
-fn problem(error: &AppError, id: &str) -> HttpResponse {
+fn as_json(dress: Dress, error: &AppError, id: &str) -> HttpResponse {
     let mut answer = HttpResponse::build(error.code().status());
     if let Some(challenge) = error.challenge() {
         answer.insert_header((WWW_AUTHENTICATE, challenge));
     }
-    answer
-        .content_type("application/problem+json")
-        .body(error.problem(id).to_string())
+    let (kind, body) = match dress {
+        Dress::Envelope => ("application/json", error.envelope()),
+        Dress::Problem | Dress::Page => ("application/problem+json", error.problem(id)),
+    };
+    answer.content_type(kind).body(body.to_string())
 }
 
 /// On a page, a session that is over or missing is no error: the person signs in and comes back.
@@ -279,8 +307,7 @@ fn redirect(req: &HttpRequest, error: &AppError) -> Option<String> {
             .uri()
             .path_and_query()
             .map(|path| path.as_str().to_owned()),
-        _ => origin::header(req, actix_web::http::header::REFERER)
-            .and_then(super::input::path_of_url),
+        _ => origin::header(req, actix_web::http::header::REFERER).and_then(input::path_of_url),
     };
     let here = here.unwrap_or_default();
     query.append_pair("next", origin::local_path(&here));

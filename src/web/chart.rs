@@ -21,6 +21,8 @@ const LABEL: RGBColor = RGBColor(0x54, 0x61, 0x5a);
 
 /// Bars stand in this part of their column; the rest is the gap to the next.
 const GAP: f64 = 0.14;
+/// Of so few columns each is marked by a point; of a single one there would be nothing to see.
+const FEW: usize = 7;
 
 /// One picture's measures. Each chart is drawn twice, since text that is scaled down with a wide
 /// picture cannot be read on a telephone; the stylesheet shows the one that fits.
@@ -292,7 +294,12 @@ impl Chart {
                 for one in &self.series {
                     let style = one.tone.colour().stroke_width(FINENESS * 2);
                     let points = (0..self.columns.len()).map(|at| (at as f64 + 0.5, one.at(at)));
-                    chart.draw_series(LineSeries::new(points, style))?;
+                    chart.draw_series(LineSeries::new(points.clone(), style))?;
+                    if self.columns.len() <= FEW {
+                        let filled = one.tone.colour().filled();
+                        let point = |at| Circle::new(at, FINENESS * 4, filled);
+                        chart.draw_series(points.map(point))?;
+                    }
                 }
             }
         }
@@ -512,6 +519,21 @@ mod tests {
             );
             assert!(html.contains(&*Lang::English.text("chart.empty")), "{html}");
         }
+    }
+
+    #[test]
+    fn a_line_of_a_single_day_can_be_seen() {
+        let line = |values: &[f64]| {
+            let series = vec![series("Success", Tone::Main, values)];
+            html(&chart(Shape::Lines, values.len(), series))
+        };
+        assert_eq!(
+            line(&[99.0]).matches("<circle").count(),
+            2,
+            "wide and narrow"
+        );
+        assert_eq!(line(&[99.0, 98.0]).matches("<circle").count(), 4);
+        assert!(!line(&[99.0; 30]).contains("<circle"));
     }
 
     #[test]

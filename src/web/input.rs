@@ -4,18 +4,23 @@
 use std::pin::Pin;
 use std::time::Duration;
 
-use actix_web::dev::Payload;
-use actix_web::http::header::CONTENT_TYPE;
+use actix_web::dev::{Payload, RequestHead};
+use actix_web::http::Method;
+use actix_web::http::header::{CONTENT_TYPE, HeaderMap};
 use actix_web::web::{Bytes, BytesMut};
 use actix_web::{FromRequest, HttpRequest};
 use futures_util::StreamExt;
-use serde::Deserialize;
+use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Deserializer};
 
-use super::origin::header;
+use super::origin::single;
 use crate::account::is_invisible;
 use crate::error::{AppError, Code, FieldErrors};
+use crate::openapi::{Input, Operation};
 
+const JSON: &str = "application/json";
+const FORM: &str = "application/x-www-form-urlencoded";
 /// Larger bodies are 413.
 const LARGEST_BODY: usize = 64 * 1024;
 /// Slower bodies are 408.
@@ -29,6 +34,9 @@ pub trait Check {
 
 /// A JSON body.
 pub struct Json<T>(pub T);
+
+/// A JSON body that may be left out: an empty one is an empty object.
+pub struct OptionalJson<T>(pub T);
 
 /// A form of a page.
 pub struct Form<T>(pub T);
@@ -87,6 +95,28 @@ impl<T: DeserializeOwned + Check + 'static> FromRequest for Json<T> {
     }
 }
 
+impl<T: DeserializeOwned + Check + JsonSchema + 'static> Input for Json<T> {
+    fn describe(operation: &mut Operation) {
+        operation.takes_body::<T>(&[JSON], true);
+    }
+}
+
+impl<T: DeserializeOwned + Check + Default + 'static> FromRequest for OptionalJson<T> {
+    type Error = AppError;
+    type Future = Pin<Box<dyn Future<Output = Result<Self, AppError>>>>;
+
+    fn from_request(req: &HttpRequest, payload: &mut Payload) -> Self::Future {
+        let (req, mut payload) = (req.clone(), payload.take());
+        Box::pin(async move { optional_json(&req, &mut payload).await.map(Self) })
+    }
+}
+
+impl<T: DeserializeOwned + Check + Default + JsonSchema + 'static> Input for OptionalJson<T> {
+    fn describe(operation: &mut Operation) {
+        operation.takes_body::<T>(&[JSON], false);
+    }
+}
+
 impl<T: DeserializeOwned + Check + 'static> FromRequest for Form<T> {
     type Error = AppError;
     type Future = Pin<Box<dyn Future<Output = Result<Self, AppError>>>>;
@@ -105,7 +135,7 @@ impl<T: DeserializeOwned + Check + 'static> FromRequest for JsonOrForm<T> {
     type Future = Pin<Box<dyn Future<Output = Result<Self, AppError>>>>;
 
     fn from_request(req: &HttpRequest, payload: &mut Payload) -> Self::Future {
-        let as_json = media_type(req).is_some_and(|kind| is_json(&kind));
+        let as_json = media_type(req.headers()).is_some_and(|kind| is_json(&kind));
         let body = body(req, payload, |kind| is_json(kind) || is_form(kind));
         Box::pin(async move {
             let body = body.await?;
@@ -118,12 +148,24 @@ impl<T: DeserializeOwned + Check + 'static> FromRequest for JsonOrForm<T> {
     }
 }
 
+impl<T: DeserializeOwned + Check + JsonSchema + 'static> Input for JsonOrForm<T> {
+    fn describe(operation: &mut Operation) {
+        operation.takes_body::<T>(&[JSON, FORM], true);
+    }
+}
+
 impl<T: DeserializeOwned + Check> FromRequest for Query<T> {
     type Error = AppError;
     type Future = std::future::Ready<Result<Self, AppError>>;
 
     fn from_request(req: &HttpRequest, _: &mut Payload) -> Self::Future {
         std::future::ready(fields(req.query_string().as_bytes()).map(Self))
+    }
+}
+
+impl<T: DeserializeOwned + Check + JsonSchema> Input for Query<T> {
+    fn describe(operation: &mut Operation) {
+        operation.takes_query::<T>();
     }
 }
 
@@ -138,11 +180,7 @@ pub fn path_of_url(url: &str) -> Option<String> {
     Some(url[url::Position::BeforePath..url::Position::AfterQuery].to_owned())
 }
 
-/// Reads a JSON object that may be absent: an empty body is an empty object.
-///
-/// # Errors
-/// 400, 408, 413, 415 or 422.
-pub async fn optional_json<T: DeserializeOwned + Check + Default>(
+async fn optional_json<T: DeserializeOwned + Check + Default>(
     req: &HttpRequest,
     payload: &mut Payload,
 ) -> Result<T, AppError> {
@@ -150,10 +188,42 @@ pub async fn optional_json<T: DeserializeOwned + Check + Default>(
     if bytes.is_empty() {
         return Ok(T::default());
     }
-    if media_type(req).is_none_or(|kind| !is_json(&kind)) {
+    if media_type(req.headers()).is_none_or(|kind| !is_json(&kind)) {
         return Err(Code::UnsupportedMediaType.into());
     }
     json(&bytes)
+}
+
+/// For a field that may be left out: its `null` is a value, or the wrong type, but no absence.
+///
+/// # Errors
+/// Where it is of the wrong type.
+pub fn given<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
+    from: D,
+) -> Result<Option<T>, D::Error> {
+    T::deserialize(from).map(Some)
+}
+
+/// A number without a fraction, however it is written: to JSON Schema `12.0` is an integer too.
+///
+/// # Errors
+/// Where it is anything else, or too large.
+pub fn whole<'de, D: Deserializer<'de>>(from: D) -> Result<u64, D::Error> {
+    /// 2⁶⁴, the first that is too large.
+    const END: f64 = 18_446_744_073_709_551_616.0;
+    let number = serde_json::Number::deserialize(from)?;
+    let float = number.as_f64().filter(|float| float.fract() == 0.0);
+    let fitting = float.filter(|float| (0.0..END).contains(float));
+    let whole = number.as_u64().or(fitting.map(|float| float as u64));
+    whole.ok_or_else(|| serde::de::Error::custom("not a whole number that fits"))
+}
+
+/// As [`whole`] and [`given`].
+///
+/// # Errors
+/// As they.
+pub fn given_whole<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u64>, D::Error> {
+    whole(from).map(Some)
 }
 
 /// Parses a JSON object and checks its fields.
@@ -188,7 +258,7 @@ fn body(
     payload: &mut Payload,
     accepts: fn(&str) -> bool,
 ) -> impl Future<Output = Result<Bytes, AppError>> + use<> {
-    let fits = media_type(req).is_some_and(|kind| accepts(&kind));
+    let fits = media_type(req.headers()).is_some_and(|kind| accepts(&kind));
     let mut payload = payload.take();
     async move {
         if !fits {
@@ -199,15 +269,20 @@ fn body(
 }
 
 fn is_form(kind: &str) -> bool {
-    kind == "application/x-www-form-urlencoded"
+    kind == FORM
 }
 
 fn is_json(kind: &str) -> bool {
-    kind == "application/json" || kind.ends_with("+json")
+    kind == JSON || kind.ends_with("+json")
 }
 
-fn media_type(req: &HttpRequest) -> Option<String> {
-    let kind = header(req, CONTENT_TYPE)?.split(';').next()?;
+/// Whether a program posts JSON, where a page would post its form.
+pub fn is_json_post(head: &RequestHead) -> bool {
+    head.method == Method::POST && media_type(&head.headers).is_some_and(|kind| is_json(&kind))
+}
+
+fn media_type(headers: &HeaderMap) -> Option<String> {
+    let kind = single(headers, CONTENT_TYPE)?.split(';').next()?;
     Some(kind.trim().to_ascii_lowercase())
 }
 
@@ -285,11 +360,14 @@ pub fn check_required(errors: &mut FieldErrors, field: &str, text: &str, most: u
     }
 }
 
+/// Of a password that somebody types; a new one may not be nearly as long.
+pub const LONGEST_PASSWORD: usize = 1024;
+
 /// A password is any text, but not an endless one.
 pub fn check_password(errors: &mut FieldErrors, field: &str, password: &str) {
     if password.is_empty() {
         errors.add(field, "This field is required.");
-    } else if password.len() > 4096 {
+    } else if password.chars().count() > LONGEST_PASSWORD {
         errors.add(field, "This is too long to be a password.");
     }
 }

@@ -4,7 +4,7 @@
 use std::net::IpAddr;
 
 use actix_web::HttpRequest;
-use actix_web::http::header::{AUTHORIZATION, HOST, HeaderName, ORIGIN, USER_AGENT};
+use actix_web::http::header::{AUTHORIZATION, HOST, HeaderMap, HeaderName, ORIGIN, USER_AGENT};
 
 use crate::account::is_invisible;
 use crate::app::App;
@@ -40,7 +40,12 @@ const LONGEST_DEVICE: usize = 64;
 
 /// The value of a header, if it is text and there is just one.
 pub fn header(req: &HttpRequest, name: impl Into<HeaderName>) -> Option<&str> {
-    let mut values = req.headers().get_all(name.into());
+    single(req.headers(), name)
+}
+
+/// As [`header`], where there is no whole request.
+pub fn single(headers: &HeaderMap, name: impl Into<HeaderName>) -> Option<&str> {
+    let mut values = headers.get_all(name.into());
     let value = values.next()?.to_str().ok()?;
     values.next().is_none().then_some(value)
 }

@@ -1,14 +1,19 @@
 //! Lists in pieces: `?limit=` and `?cursor=`, and `meta.next` in the answer.
 
-use actix_web::{FromRequest, HttpRequest, HttpResponse, dev::Payload};
+use std::marker::PhantomData;
+
+use actix_web::body::BoxBody;
+use actix_web::{FromRequest, HttpRequest, HttpResponse, Responder, dev::Payload};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::input::{self, Check, Query};
 use crate::error::{AppError, FieldErrors};
+use crate::openapi::{Input, Operation, Output, schema};
 
 /// The longest piece that may be asked for.
-const MOST: i64 = 200;
+pub const MOST: i64 = 200;
 const USUAL: i64 = 50;
 
 /// Which piece of a list is asked for.
@@ -19,9 +24,15 @@ pub struct Paging {
     pub after: Option<String>,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 struct Asked {
+    /// How many at most; 50 where nothing is said.
+    #[serde(default)]
+    #[schemars(with = "i64", range(min = 1, max = 200))]
     limit: Option<i64>,
+    /// Where the piece begins: `meta.next` of the piece before.
+    #[serde(default)]
+    #[schemars(schema_with = "schema::required::<64>")]
     cursor: Option<String>,
 }
 
@@ -41,11 +52,27 @@ impl FromRequest for Paging {
     type Future = std::future::Ready<Result<Self, AppError>>;
 
     fn from_request(req: &HttpRequest, payload: &mut Payload) -> Self::Future {
+        let pairs = url::form_urlencoded::parse(req.query_string().as_bytes());
+        // Nothing is no number, which an absent field would be taken for.
+        let is_empty = |(name, value): (std::borrow::Cow<'_, str>, std::borrow::Cow<'_, str>)| {
+            name == "limit" && value.is_empty()
+        };
+        if pairs.into_iter().any(is_empty) {
+            let told = format!("This is a number from 1 to {MOST}.");
+            let errors = FieldErrors::one("limit", told);
+            return std::future::ready(Err(AppError::Invalid(errors)));
+        }
         let asked = Query::<Asked>::from_request(req, payload).into_inner();
         std::future::ready(asked.map(|Query(asked)| Self {
             limit: asked.limit.unwrap_or(USUAL),
             after: asked.cursor,
         }))
+    }
+}
+
+impl Input for Paging {
+    fn describe(operation: &mut Operation) {
+        operation.takes_query::<Asked>();
     }
 }
 
@@ -66,7 +93,42 @@ impl Paging {
 }
 
 /// A piece of a list on `/api`: `data` is an array, `meta.next` the cursor of the next piece.
-pub fn success_list(message: &str, data: Vec<impl Serialize>, next: Option<&str>) -> HttpResponse {
-    HttpResponse::Ok()
-        .json(json!({"status": 200, "message": message, "data": data, "meta": {"next": next}}))
+pub fn success_list<T: Serialize>(message: &str, data: Vec<T>, next: Option<&str>) -> List<T> {
+    let body = json!({"status": 200, "message": message, "data": data, "meta": {"next": next}});
+    List(HttpResponse::Ok().json(body), PhantomData)
+}
+
+/// An answer whose `data` are several `T`.
+pub struct List<T>(HttpResponse, PhantomData<T>);
+
+impl<T> Responder for List<T> {
+    type Body = BoxBody;
+
+    fn respond_to(self, _: &HttpRequest) -> HttpResponse {
+        self.0
+    }
+}
+
+impl<T: JsonSchema> Output for List<T> {
+    fn describe(operation: &mut Operation) {
+        let items = operation.gives.subschema_for::<T>();
+        let schema = json!({
+            "type": "object",
+            "required": ["status", "message", "data", "meta"],
+            "properties": {
+                "status": {"const": 200},
+                "message": {"type": "string"},
+                "data": {"type": "array", "items": items},
+                "meta": {
+                    "type": "object",
+                    "required": ["next"],
+                    "properties": {"next": {
+                        "type": ["string", "null"],
+                        "description": "The `cursor` of the next piece, if there is more.",
+                    }},
+                },
+            },
+        });
+        operation.answers(200, "application/json", schema);
+    }
 }

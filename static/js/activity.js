@@ -103,49 +103,82 @@ function putValue(field, value) {
   field.dispatchEvent(new Event("change", { bubbles: true }));
 }
 
+/**
+ * What finds a form again, whatever stands beside it by then. (By its attributes: a field named "id"
+ * stands before `form.id`.)
+ * @param {HTMLFormElement} form
+ */
+const formKey = (form) => form.getAttribute("id") ?? form.getAttribute("action") ?? "";
+
 /** Every field of the page's forms that may be kept, with a name that finds it again. */
 function* keepableFields() {
-  for (const [formIndex, form] of [...document.forms].entries()) {
-    for (const [index, field] of [...form.elements].entries()) {
-      if (keepable(field)) yield { key: `${form.id || formIndex}/${index}/${field.getAttribute("name")}`, field };
+  for (const form of document.forms) {
+    /** @type {Map<string, number>} */
+    const count = new Map();
+    for (const field of form.elements) {
+      if (!keepable(field)) continue;
+      const which = field instanceof HTMLInputElement && ["checkbox", "radio"].includes(field.type) ? field.value : "";
+      const name = `${formKey(form)} ${field.getAttribute("name")} ${which}`;
+      const number = count.get(name) ?? 0;
+      count.set(name, number + 1);
+      yield { key: `${name} ${number}`, form: formKey(form), field };
     }
   }
 }
 
-function saveDraft() {
+/** @typedef {{sent: string | undefined, values: Record<string, string | boolean | string[]>}} Draft */
+
+const draftKey = () => `${DRAFT}${user}:${here()}`;
+
+/** @param {string} [sent] the form that is on its way to the server */
+function saveDraft(sent) {
   try {
-    /** @type {Record<string, string | boolean | string[]>} */
-    const draft = {};
+    /** @type {Draft} */
+    const draft = { sent, values: {} };
     for (const { key, field } of keepableFields()) {
       const value = changedValue(field);
-      if (value !== undefined) draft[key] = value;
+      if (value !== undefined) draft.values[key] = value;
     }
-    if (Object.keys(draft).length > 0) sessionStorage.setItem(`${DRAFT}${user}:${here()}`, JSON.stringify(draft));
+    if (Object.keys(draft.values).length > 0) sessionStorage.setItem(draftKey(), JSON.stringify(draft));
   } catch {
     // No storage, or it is full: then it cannot be kept.
   }
 }
 
+/** Whether the person has just logged in. */
+function cameFromLogin() {
+  try {
+    return new URL(document.referrer).pathname === loginUrl;
+  } catch {
+    return false;
+  }
+}
+
 function restoreDraft() {
+  // The page that asks for the password in between goes on with what was sent.
+  if (document.querySelector("[data-sent-again]") !== null) return;
   try {
     for (const key of Object.keys(sessionStorage)) {
       if (key.startsWith(DRAFT) && !key.startsWith(`${DRAFT}${user}:`)) sessionStorage.removeItem(key);
     }
-    const key = `${DRAFT}${user}:${here()}`;
-    const stored = sessionStorage.getItem(key);
+    const stored = sessionStorage.getItem(draftKey());
     if (stored === null) return;
-    sessionStorage.removeItem(key);
-    /** @type {unknown} */
+    sessionStorage.removeItem(draftKey());
+    /** @type {Draft} */
     const draft = JSON.parse(stored);
-    if (typeof draft !== "object" || draft === null) return;
-    const values = new Map(Object.entries(draft));
-    for (const { key: fieldKey, field } of keepableFields()) {
-      if (values.has(fieldKey)) putValue(field, values.get(fieldKey));
+    const values = new Map(Object.entries(draft.values));
+    for (const { key, form, field } of keepableFields()) {
+      // What was sent has arrived, unless the login page came instead of its answer.
+      if (values.has(key) && (form !== draft.sent || cameFromLogin())) putValue(field, values.get(key));
     }
   } catch {
     // As above.
   }
 }
+
+document.addEventListener("submit", ({ target }) => {
+  if (target instanceof HTMLFormElement && target.getAttribute("method") === "post") saveDraft(formKey(target));
+});
 
 function start() {
   /* The two ends, on the monotonic clock */

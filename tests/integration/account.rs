@@ -1,5 +1,7 @@
 //! What a person does to their own account: the password, and the list of their logins.
 
+use std::time::Duration;
+
 use gapura::account::{self, Role, User};
 use serde_json::json;
 
@@ -59,7 +61,7 @@ async fn a_new_password_is_refused_with_the_field_that_is_wrong() {
     for (form, told) in [
         (
             change("not it at all", NEW, NEW),
-            "not your present password",
+            "not your current password",
         ),
         (change(TestApp::PASSWORD, "short", "short"), "at least 12"),
         (
@@ -176,5 +178,54 @@ async fn a_login_that_is_ended_elsewhere_is_out_and_told_why() {
             .unwrap();
         assert_eq!(me.status(), 401);
         ada.open("/dashboard").await.expect(200);
+    }
+}
+
+#[actix_web::test]
+async fn every_login_says_what_ends_it_and_when_and_never_that_it_has_ended() {
+    for backend in Backend::ALL {
+        let settings = [("GAPURA_SESSION_IDLE_TIMEOUT", "1h")];
+        let app = TestApp::start_with(backend, &settings).await;
+        Browser::new(&app, "ada").log_in_remembered().await;
+        let body = json!({"username": "ada", "password": TestApp::PASSWORD});
+        let answer = app.post_json("/api/v1/auth/token", &body).await;
+        assert_eq!(answer.status(), 200);
+        app.advance(Duration::from_secs(3 * 3600));
+        let ada = Browser::new(&app, "ada").log_in().await;
+        let page = ada.open("/dashboard/sessions").await.expect(200).body;
+        let ends: Vec<_> = page
+            .split("<dt>Ends")
+            .skip(1)
+            .map(|rest| {
+                let (label, rest) = rest.split_once("</dt>").unwrap();
+                let (_, rest) = rest.split_once("data-relative>").unwrap();
+                (label.trim(), rest.split('<').next().unwrap())
+            })
+            .collect();
+        assert_eq!(
+            ends,
+            [
+                ("if you are away", "in 60 minutes"),
+                ("if not used", "in 7 days"),
+                // Nobody was there for three hours, but it is remembered for twelve.
+                ("if you are away", "in 9 hours"),
+            ]
+        );
+    }
+}
+
+#[actix_web::test]
+async fn the_login_that_opens_the_list_was_active_just_now() {
+    for backend in Backend::ALL {
+        let app = TestApp::start(backend).await;
+        let ada = Browser::new(&app, "ada").log_in().await;
+        app.advance(Duration::from_secs(2 * 3600));
+        let page = ada.open("/dashboard/sessions").await.expect(200).body;
+        let times: Vec<_> = page
+            .split("data-relative>")
+            .skip(1)
+            .map(|rest| rest.split('<').next().unwrap())
+            .collect();
+        assert_eq!(times, ["just now", "2 hours ago", "in 20 hours"]);
     }
 }

@@ -415,6 +415,74 @@ async fn the_log_is_taken_away_whole_as_csv_and_as_json() {
 }
 
 #[actix_web::test]
+async fn an_administrator_reads_everybodys_log_in_words_by_person_and_as_files() {
+    for backend in Backend::ALL {
+        let app = TestApp::start(backend).await;
+        let (ada, bob) = (id_of(&app, "ada").await, id_of(&app, "bob").await);
+        assert_eq!(
+            api_login(&app, "ada", TestApp::PASSWORD, "the phone").await,
+            200
+        );
+        assert_eq!(
+            api_login(&app, "nobody", TestApp::PASSWORD, "thief").await,
+            401
+        );
+        let root = Browser::new(&app, "root").log_in().await;
+        root.open("/admin").await.expect(200);
+        let act = format!("/admin/users/{bob}");
+        root.post(&act, &[("act", "disable")]).await.expect(303);
+
+        let rows = |page: &str| page.matches("class=\"event-text\"").count();
+        let page = root.open("/admin/activity").await.expect(200).body;
+        assert_eq!(rows(&page), 5, "{page}");
+        let root_id = id_of(&app, "root").await;
+        let by =
+            format!("The account was disabled, by <a href=\"/admin/users/{root_id}\">root</a>");
+        assert!(page.contains(&by), "{page}");
+        let link = format!("<a href=\"/admin/users/{bob}\">");
+        assert!(page.contains(&link) && page.contains(&format!("/admin/users/{ada}\"")));
+        assert!(page.contains("Logins: 2, Failed attempts: 1."), "{page}");
+
+        let of_ada = "/admin/activity?show=logins&person=ada";
+        let page = root.open(of_ada).await.expect(200).body;
+        assert_eq!(rows(&page), 1);
+        assert!(
+            page.contains("value=\"ada\"") && page.contains("Logins: 1, Failed attempts: 0."),
+            "{page}"
+        );
+        let export = "/admin/activity.json?show=logins&#38;person=ada";
+        assert!(
+            page.contains(export),
+            "what is shown is what is taken away: {page}"
+        );
+        let file = root.open(&export.replace("&#38;", "&")).await.expect(200);
+        assert_eq!(file.header("cache-control"), "no-store");
+        let file = file.json();
+        assert_eq!(
+            (file.as_array().unwrap().len(), &file[0]["user_id"]),
+            (1, &json!(ada))
+        );
+        let all = root.open("/admin/activity.csv").await.expect(200).body;
+        assert_eq!(all.lines().count(), 6);
+        assert!(all.contains(&root_id), "{all}");
+
+        let nobody = root
+            .open("/admin/activity?person=%3Cb%3E")
+            .await
+            .expect(200)
+            .body;
+        assert!(nobody.contains("Nothing of this kind") && !nobody.contains("<b>"));
+        // One's own page is one's own, whoever is asked for.
+        let own = root
+            .open("/dashboard/activity?person=ada")
+            .await
+            .expect(200)
+            .body;
+        assert!(rows(&own) == 1 && !own.contains("the phone"), "{own}");
+    }
+}
+
+#[actix_web::test]
 async fn old_events_go_in_small_steps_and_the_rest_stays() {
     for backend in Backend::ALL {
         let app = TestApp::start_with(backend, &[("GAPURA_AUDIT_RETENTION", "10d")]).await;

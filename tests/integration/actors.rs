@@ -11,6 +11,7 @@ use reqwest::header::{HeaderMap, SET_COOKIE};
 use reqwest::{Method, RequestBuilder};
 use serde_json::{Value, json};
 
+use crate::contract;
 use crate::harness::TestApp;
 
 /// An answer, read to its end.
@@ -23,12 +24,17 @@ pub struct Answer {
 
 impl Answer {
     pub async fn of(request: RequestBuilder) -> Self {
-        let answer = request.send().await.expect("an answer");
-        Self {
+        let (client, request) = request.build_split();
+        let request = request.expect("a request");
+        let (method, path) = (request.method().clone(), request.url().path().to_owned());
+        let answer = client.execute(request).await.expect("an answer");
+        let answer = Self {
             status: answer.status().as_u16(),
             headers: answer.headers().clone(),
             body: answer.text().await.expect("a text"),
-        }
+        };
+        contract::hold(&method, &path, answer.status, &answer.headers, &answer.body);
+        answer
     }
 
     pub fn header(&self, name: &str) -> &str {

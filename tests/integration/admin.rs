@@ -7,6 +7,7 @@ use gapura::account::{self, Role, User};
 use gapura::admin::{self, Changes, Doer, Outcome, Refusal, overview};
 use gapura::audit::{self, Event};
 use gapura::login::{self, Client};
+use gapura::token::personal;
 use reqwest::Method;
 use serde_json::{Value, json};
 
@@ -86,7 +87,15 @@ async fn nobody_else_passes_and_nobody_else_is_asked_for_a_password() {
     // So long that an administrator would be asked for the password.
     app.advance(11 * MINUTE);
     let one = format!("/admin/users/{bob}");
-    for path in ["/admin", "/admin/users", "/admin/users/new", &one] {
+    for path in [
+        "/admin",
+        "/admin/activity",
+        "/admin/activity.csv",
+        "/admin/activity.json",
+        "/admin/users",
+        "/admin/users/new",
+        &one,
+    ] {
         let answer = ada.open(path).await.expect(403);
         assert!(!answer.body.contains("bob@"), "{path}");
         let stranger = Browser::new(&app, "ada");
@@ -364,6 +373,89 @@ async fn one_login_of_somebody_ends_or_all_of_them() {
 }
 
 #[actix_web::test]
+async fn the_personal_tokens_of_somebody_are_counted_and_revoked() {
+    for backend in Backend::ALL {
+        let app = TestApp::start(backend).await;
+        let root = administrator(&app).await;
+        let path = format!("/admin/users/{}", user(&app, "ada").await.id);
+        let counted = async || {
+            let page = root.open(&path).await.expect(200).body;
+            let (_, fact) = page.split_once("<dt>Personal tokens</dt><dd>").unwrap();
+            let offered = page.contains("value=\"revoke_tokens\"");
+            (fact.split('<').next().unwrap().to_owned(), offered)
+        };
+        assert_eq!(counted().await, ("None".to_owned(), false));
+        let (ada, bob) = (bearer(&app, "ada").await, bearer(&app, "bob").await);
+        let make = async |by: &str, days: u64| {
+            let body = json!({"name": "A job", "expires_in_days": days});
+            let made = call(&app, by, Method::POST, "/api/v1/tokens", &body).await;
+            let made = made.expect(201).json();
+            made["data"]["token"].as_str().unwrap().to_owned()
+        };
+        let (short, long, bobs) = (
+            make(&ada, 1).await,
+            make(&ada, 30).await,
+            make(&bob, 30).await,
+        );
+        let body = json!({"email": "ada", "password": TestApp::PASSWORD});
+        let till = app.post_json("/api/auth/login", &body).await;
+        let till: Value = till.json().await.unwrap();
+        let with_login = till["data"]["sanctum_token"].as_str().unwrap();
+        assert_eq!(counted().await, ("3".to_owned(), true));
+        let jwt = till["data"]["jwt_token"].as_str().unwrap();
+        let out = call(&app, jwt, Method::POST, "/api/auth/logout", &Value::Null).await;
+        out.expect(200);
+        assert_eq!(
+            counted().await,
+            ("2".to_owned(), true),
+            "ended with its login"
+        );
+        for token in [&short, &long, &bobs] {
+            assert!(is_in(&app, token).await);
+        }
+        assert!(!is_in(&app, with_login).await);
+
+        app.advance(11 * MINUTE);
+        root.open(&path).await.expect(200);
+        let asked = do_to(&root, "ada", "revoke_tokens").await.expect(403);
+        assert!(asked.body.contains("name=\"current_password\""));
+        assert!(is_in(&app, &long).await);
+        let given = [
+            ("act", "revoke_tokens"),
+            ("current_password", TestApp::PASSWORD),
+        ];
+        let done = format!("{path}?done=revoke_tokens");
+        root.post(&path, &given).await.expect_redirect(&done);
+        let page = root.open(&done).await.expect(200);
+        assert!(page.body.contains("All their personal tokens are revoked."));
+        assert!(!is_in(&app, &short).await && !is_in(&app, &long).await);
+        assert!(is_in(&app, &bobs).await && is_in(&app, &ada).await);
+        assert_eq!(counted().await, ("None".to_owned(), false));
+        let root_id = Some(user(&app, "root").await.id);
+        let events = events(&app, "ada").await;
+        let revoked: Vec<_> = events
+            .iter()
+            .filter(|event| event.kind == "token_revoked")
+            .map(|event| (&event.actor_id, event.detail.as_deref()))
+            .collect();
+        assert_eq!(revoked, [(&root_id, Some("A job")); 2]);
+
+        let expiring = make(&bearer(&app, "ada").await, 1).await;
+        assert_eq!(counted().await.0, "1");
+        assert!(is_in(&app, &expiring).await);
+        // The administrator's own session does not last until then.
+        app.advance(24 * 60 * MINUTE);
+        let id = user(&app, "ada").await.id;
+        let now = app.now();
+        let living = app
+            .app
+            .db
+            .read(move |conn| personal::count_living(conn, &id, now));
+        assert_eq!(living.await.unwrap(), 0);
+    }
+}
+
+#[actix_web::test]
 async fn nobody_is_locked_out_by_their_own_hand_and_the_last_administrator_by_nobody() {
     let app = TestApp::start(Backend::Embedded).await;
     let root = administrator(&app).await;
@@ -565,7 +657,7 @@ async fn a_person_is_added_by_api_once() {
             out,
             &json!({
                 "id": id, "username": "eve", "email": "eve@example.org", "email_verified": false,
-                "name": "Eve Ning", "role": "user", "disabled": false, "must_change_password": true,
+                "name": "Eve Ning", "role": "user", "disabled": false, "must_change_password": false,
                 "created_at": app.now(), "last_login_at": null,
             })
         );
@@ -986,4 +1078,50 @@ fn the_command_line_keeps_the_same_rules() {
             .any(|line| line.starts_with("ada") && line.contains(" user ")),
         "{told:?}"
     );
+}
+
+#[actix_web::test]
+async fn the_api_ends_the_logins_of_others_and_all_of_ones_own_but_one() {
+    for backend in Backend::ALL {
+        let app = TestApp::start(backend).await;
+        let root = bearer(&app, "root").await;
+        let (one, two, three) = (
+            bearer(&app, "ada").await,
+            bearer(&app, "ada").await,
+            bearer(&app, "ada").await,
+        );
+        let path = format!("/api/v1/users/{}/sessions", user(&app, "ada").await.id);
+        get(&app, &one, &path).await.expect(403);
+        let list = get(&app, &root, &path).await.expect(200).json();
+        assert_eq!(list["data"].as_array().unwrap().len(), 3);
+        let last = list["data"][0]["id"].as_str().unwrap();
+        app.advance(Duration::from_secs(11 * 60));
+        let end = format!("{path}/{last}");
+        let answer = call(&app, &root, Method::DELETE, &end, &Value::Null).await;
+        assert_eq!(
+            answer.expect(403).json()["code"],
+            "reauthentication_required"
+        );
+        let password = json!({"current_password": TestApp::PASSWORD});
+        call(&app, &root, Method::DELETE, &end, &password)
+            .await
+            .expect(200);
+        call(&app, &root, Method::DELETE, &end, &password)
+            .await
+            .expect(200);
+        assert!(is_in(&app, &one).await && is_in(&app, &two).await && !is_in(&app, &three).await);
+        let nobodys = format!("{path}/00000000-0000-7000-8000-000000000000");
+        call(&app, &root, Method::DELETE, &nobodys, &password)
+            .await
+            .expect(404);
+        // One's own: every other.
+        call(&app, &one, Method::DELETE, "/api/v1/sessions", &Value::Null)
+            .await
+            .expect(200);
+        assert!(is_in(&app, &one).await && !is_in(&app, &two).await);
+        call(&app, &root, Method::DELETE, &path, &password)
+            .await
+            .expect(200);
+        assert!(!is_in(&app, &one).await && is_in(&app, &root).await);
+    }
 }

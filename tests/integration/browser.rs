@@ -3,7 +3,6 @@
 
 use std::time::Duration;
 
-use fantoccini::Locator;
 use fantoccini::key::Key;
 use serde_json::json;
 use tokio::time::Instant;
@@ -177,9 +176,169 @@ async fn a_page_left_open_sees_its_session_end_and_keeps_what_was_typed() {
 }
 
 #[actix_web::test]
+async fn two_tabs_of_a_session_that_ended_both_go_to_the_login_page_and_say_why() {
+    let settings = [
+        ("GAPURA_SESSION_IDLE_TIMEOUT", "5s"),
+        ("GAPURA_ACTIVITY_PING_INTERVAL", "1s"),
+    ];
+    let app = serve(&settings).await;
+    let ada = Chromium::open(&app).await;
+    ada.log_in("ada").await;
+    let first = ada.client.window().await.expect("a tab");
+    let second = ada.client.new_window(true).await.expect("another tab");
+    let to = |tab| ada.client.switch_to_window(tab);
+    to(second.handle.clone()).await.expect("to the second");
+    ada.go("/dashboard/sessions").await;
+    app.advance(Duration::from_secs(6));
+    ada.arrive("/login?reason=idle&next=%2Fdashboard%2Fsessions")
+        .await;
+    to(first).await.expect("to the first");
+    ada.arrive("/login?reason=idle&next=%2Fdashboard").await;
+    ada.fill_in("ada", TestApp::PASSWORD).await;
+    ada.arrive("/dashboard").await;
+    // The other tab's login page lets it in by itself.
+    to(second.handle).await.expect("to the second");
+    ada.client.refresh().await.expect("the page again");
+    ada.arrive("/dashboard/sessions").await;
+    ada.close().await;
+}
+
+/// What stands in the form for tokens.
+const TOKEN_FORM: &str = "[document.querySelector('#name').value,
+    document.querySelector('#expires_in_days').value,
+    ...[...document.querySelectorAll('[name=scopes]:checked')].map((scope) => scope.value)]";
+
+async fn fill_in_token_form(ada: &Chromium) {
+    ada.go("/dashboard/tokens").await;
+    ada.write("#name", "Nightly backup").await;
+    ada.click("input[value='audit:read']").await;
+    ada.evaluate("void (document.querySelector('#expires_in_days').value = '7')")
+        .await;
+}
+
+#[actix_web::test]
+async fn a_half_filled_form_is_still_there_after_an_idle_end_and_a_login() {
+    let settings = [
+        ("GAPURA_SESSION_IDLE_TIMEOUT", "8s"),
+        ("GAPURA_ACTIVITY_PING_INTERVAL", "1s"),
+    ];
+    let app = serve(&settings).await;
+    let ada = Chromium::open(&app).await;
+    ada.log_in("ada").await;
+    fill_in_token_form(&ada).await;
+    app.advance(Duration::from_secs(9));
+    ada.arrive("/login?reason=idle&next=%2Fdashboard%2Ftokens")
+        .await;
+    ada.fill_in("ada", TestApp::PASSWORD).await;
+    ada.arrive("/dashboard/tokens").await;
+    let filled = json!(["Nightly backup", "7", "audit:read"]);
+    assert_eq!(ada.evaluate(TOKEN_FORM).await, filled);
+
+    ada.go("/dashboard/profile").await;
+    ada.write("#name", "Ada King").await;
+    ada.click("#theme-dark").await;
+    app.advance(Duration::from_secs(9));
+    ada.arrive("/login?reason=idle&next=%2Fdashboard%2Fprofile")
+        .await;
+    ada.fill_in("ada", TestApp::PASSWORD).await;
+    ada.arrive("/dashboard/profile").await;
+    let form = "[document.querySelector('#name').value,
+        document.querySelector('[name=theme]:checked').value]";
+    assert_eq!(ada.evaluate(form).await, json!(["Ada King", "dark"]));
+    ada.close().await;
+}
+
+#[actix_web::test]
+async fn a_form_sent_to_a_login_that_has_ended_is_filled_in_again_after_the_next() {
+    let app = serve(&[]).await;
+    let ada = Chromium::open(&app).await;
+    ada.log_in("ada").await;
+    let filled = json!(["Nightly backup", "7", "audit:read"]);
+    fill_in_token_form(&ada).await;
+    // Ended before the page has heard of it.
+    app.advance(Duration::from_secs(21 * 3600));
+    ada.click(".token-form .button").await;
+    ada.arrive("/login?reason=idle&next=%2Fdashboard%2Ftokens")
+        .await;
+    ada.fill_in("ada", "not the password").await;
+    ada.until("document.querySelector('[role=alert]') !== null")
+        .await;
+    ada.fill_in("ada", TestApp::PASSWORD).await;
+    ada.arrive("/dashboard/tokens").await;
+    assert_eq!(ada.evaluate(TOKEN_FORM).await, filled);
+
+    // The same while the password is asked for in between.
+    app.advance(Duration::from_secs(11 * 60));
+    ada.click(".token-form .button").await;
+    ada.until("document.querySelector('#current_password') !== null")
+        .await;
+    app.advance(Duration::from_secs(21 * 3600));
+    ada.write("#current_password", TestApp::PASSWORD).await;
+    ada.click("main button[type=submit]").await;
+    ada.arrive("/login?reason=idle&next=%2Fdashboard%2Ftokens")
+        .await;
+    ada.fill_in("ada", TestApp::PASSWORD).await;
+    ada.arrive("/dashboard/tokens").await;
+    assert_eq!(ada.evaluate(TOKEN_FORM).await, filled);
+
+    // What has arrived does not come back.
+    ada.click(".token-form .button").await;
+    ada.until("document.querySelector('#new-token') !== null")
+        .await;
+    let empty = json!(["", "90"]);
+    assert_eq!(ada.evaluate(TOKEN_FORM).await, empty);
+    ada.go("/dashboard/tokens").await;
+    assert_eq!(ada.evaluate(TOKEN_FORM).await, empty);
+    // A change of language does not lose what another form holds.
+    ada.write("#name", "Label printer").await;
+    ada.click(".language [value=id]").await;
+    ada.until("document.documentElement.lang === 'id'").await;
+    let kept = ada.evaluate(TOKEN_FORM).await;
+    assert_eq!(kept, json!(["Label printer", "90"]));
+    ada.close().await;
+}
+
+#[actix_web::test]
+async fn a_person_is_warned_before_the_hard_end_which_nothing_moves() {
+    for (languages, title, button) in [
+        ("en", "Time to save your work", "Got it"),
+        ("id", "Saatnya menyimpan pekerjaan", "Mengerti"),
+    ] {
+        let settings = [
+            ("GAPURA_SESSION_LIFETIME", "24s"),
+            ("GAPURA_SESSION_IDLE_TIMEOUT", "24s"),
+            ("GAPURA_REMEMBER_LIFETIME", "24s"),
+            ("GAPURA_ACTIVITY_PING_INTERVAL", "1s"),
+        ];
+        let app = serve(&settings).await;
+        let setup = Setup {
+            languages,
+            ..Setup::default()
+        };
+        let ada = Chromium::open_as(&app, setup).await;
+        ada.log_in("ada").await;
+        ada.touch_a_key().await;
+        ada.until("document.querySelector('.warning') !== null")
+            .await;
+        assert_eq!(ada.text(".warning h2").await, title);
+        assert_eq!(ada.text(".warning button").await, button);
+        let stay = "document.querySelector('[data-stay]') === null";
+        assert_eq!(ada.evaluate(stay).await, true, "nobody can stay");
+        ada.click("[data-dismiss]").await;
+        assert_eq!(
+            ada.evaluate("document.querySelector('.warning')").await,
+            json!(null)
+        );
+        app.advance(Duration::from_secs(25));
+        ada.arrive("/login?reason=lifetime&next=%2Fdashboard").await;
+        ada.close().await;
+    }
+}
+
+#[actix_web::test]
 async fn a_person_is_warned_before_they_are_logged_out_and_can_stay() {
     let settings = [
-        ("GAPURA_SESSION_IDLE_TIMEOUT", "9s"),
+        ("GAPURA_SESSION_IDLE_TIMEOUT", "24s"),
         ("GAPURA_ACTIVITY_PING_INTERVAL", "2s"),
     ];
     let app = serve(&settings).await;
@@ -258,6 +417,77 @@ async fn everything_needed_works_without_javascript() {
     ada.click("form[action='/logout'] button").await;
     ada.arrive("/login?reason=logged_out").await;
     ada.close().await;
+}
+
+#[actix_web::test]
+async fn what_a_person_changes_is_changed_without_javascript() {
+    let app = serve(&[]).await;
+    let setup = Setup {
+        javascript: false,
+        ..Setup::default()
+    };
+    let root = Chromium::open_as(&app, setup).await;
+    root.log_in("root").await;
+    root.go("/dashboard/profile").await;
+    root.write("#name", "Grace Hopper").await;
+    root.click("main button[type=submit]").await;
+    root.until("document.querySelector('main [role=status]') !== null")
+        .await;
+    assert_eq!(
+        root.text("main [role=status]").await,
+        "Your profile is saved."
+    );
+
+    root.go("/dashboard/tokens").await;
+    root.write("#name", "Label printer").await;
+    root.click("input[value='profile:read']").await;
+    root.click(".token-form .button").await;
+    root.until("document.querySelector('#new-token') !== null")
+        .await;
+    let token = "document.querySelector('#new-token').value";
+    let token = root.evaluate(token).await;
+    assert!(token.as_str().is_some_and(|token| token.contains("|gpr_")));
+    root.click(".token .button").await;
+    root.until("document.querySelector('.empty-title') !== null")
+        .await;
+    assert_eq!(root.text(".empty-title").await, "No tokens yet");
+
+    let body = json!({"username": "root", "password": TestApp::PASSWORD, "device_name": "Phone"});
+    app.post_json("/api/v1/auth/token", &body).await;
+    root.go("/dashboard/sessions").await;
+    root.click(".device form .button").await;
+    root.until("document.querySelectorAll('.device').length === 1")
+        .await;
+
+    // What needs the password asks for it in between, and goes on.
+    app.advance(Duration::from_secs(11 * 60));
+    root.go("/admin/users").await;
+    root.click(".people li:first-child a").await;
+    root.until("document.querySelector('.acts') !== null").await;
+    root.click("form:has([value=disable]) button").await;
+    root.until("document.querySelector('#current_password') !== null")
+        .await;
+    root.write("#current_password", TestApp::PASSWORD).await;
+    root.click("main button[type=submit]").await;
+    root.until("document.querySelector('main [role=status]') !== null")
+        .await;
+    assert!(
+        root.text("main [role=status]")
+            .await
+            .contains("is disabled")
+    );
+    root.go("/admin/activity?show=changes").await;
+    root.write("#person", "ada").await;
+    root.click(".search .button").await;
+    root.arrive("/admin/activity?show=changes&period=all&person=ada")
+        .await;
+    let told = root.text(".event-text").await;
+    assert_eq!(told, "The account was disabled, by root");
+    root.go("/admin/activity").await;
+    root.click(".chart-figures summary").await;
+    root.until("document.querySelector('.chart-figures').open")
+        .await;
+    root.close().await;
 }
 
 #[actix_web::test]

@@ -2,13 +2,15 @@
 
 use std::time::Duration;
 
-use reqwest::{Method, Response, StatusCode};
+use reqwest::{Method, RequestBuilder, Response, StatusCode};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
+use crate::actors::{Answer, Browser};
 use crate::harness::{Backend, TestApp};
+use crate::token_api::claims_of;
 
 const TOKEN: &str = "/api/v1/auth/token";
 
@@ -422,4 +424,244 @@ async fn a_body_that_does_not_arrive_is_given_up() {
         form.starts_with("HTTP/1.1 408") && form.contains("</html>"),
         "{form}"
     );
+}
+
+/// Every route that takes JSON, with its fields: those that are texts without characters that cannot
+/// be seen, and others.
+const BODIES: &[(&str, &str, &[&str], &[&str])] = &[
+    (
+        "POST",
+        TOKEN,
+        &["username", "device_name"],
+        &["email", "password", "refresh_token_delivery"],
+    ),
+    ("POST", "/api/v1/auth/refresh", &["refresh_token"], &[]),
+    ("POST", "/api/v1/auth/auto-refresh", &["refresh_token"], &[]),
+    (
+        "POST",
+        "/api/v1/auth/register",
+        &["username", "email", "name", "device_name"],
+        &["password"],
+    ),
+    ("POST", "/api/v1/auth/introspect", &[], &["token"]),
+    ("POST", "/api/v1/auth/revoke", &[], &["token"]),
+    ("PATCH", "/api/v1/me", &["name", "locale", "theme"], &[]),
+    (
+        "PUT",
+        "/api/v1/me/password",
+        &[],
+        &["current_password", "password", "revoke_tokens"],
+    ),
+    (
+        "POST",
+        "/api/v1/tokens",
+        &["name"],
+        &["scopes", "expires_in_days", "current_password"],
+    ),
+    (
+        "POST",
+        "/api/v1/users",
+        &["username", "email", "name", "role"],
+        &["password", "disabled", "current_password"],
+    ),
+    (
+        "PATCH",
+        "/api/v1/users/{id}",
+        &["username", "email", "name", "role"],
+        &["password", "disabled", "current_password"],
+    ),
+    ("POST", "/api/update-activity", &[], &["idle_seconds"]),
+    (
+        "POST",
+        "/api/auth/login",
+        &["email", "device_name"],
+        &["password"],
+    ),
+    ("POST", "/api/auth/refresh", &["refresh_token"], &[]),
+    ("POST", "/login", &["username"], &["password"]),
+    ("POST", "/refresh", &["refreshToken"], &[]),
+];
+/// Those that a standard has take forms.
+const TAKE_FORMS: [&str; 2] = ["/api/v1/auth/introspect", "/api/v1/auth/revoke"];
+
+#[actix_web::test]
+async fn every_field_of_every_route_is_named_when_it_is_wrong() {
+    let settings = [("GAPURA_REGISTRATION", "open")];
+    let app = TestApp::start_with(Backend::Embedded, &settings).await;
+    let root = app.log_in("root").await;
+    let id = claims_of(&root.access)["sub"].as_str().unwrap().to_owned();
+    for (method, path, texts, others) in BODIES {
+        let path = path.replace("{id}", &id);
+        let send = async |kind: &str, body: Vec<u8>| {
+            let method = Method::from_bytes(method.as_bytes()).unwrap();
+            let request = app.http.request(method, format!("{}{path}", app.url));
+            let request = request.bearer_auth(&root.access);
+            let request = request.header("content-type", kind).body(body);
+            let answer = request.send().await.expect("an answer");
+            (answer.status().as_u16(), answer.text().await.unwrap())
+        };
+        let json = "application/json";
+        for field in texts.iter().chain(*others) {
+            let named = |(status, told): (u16, String), what: &str| {
+                assert_eq!(status, 422, "{method} {path} {field}: {what}: {told}");
+                let told: Value = serde_json::from_str(&told).unwrap();
+                let names = match told.get("errors") {
+                    // One of a list is told by its place.
+                    Some(errors) => errors.as_object().is_some_and(|errors| {
+                        errors
+                            .keys()
+                            .any(|key| key.split('[').next() == Some(field))
+                    }),
+                    None => told["error"]["message"]
+                        .as_str()
+                        .is_some_and(|message| message.contains(&format!("{field}: "))),
+                };
+                assert!(names, "{method} {path} {field}: {what}: {told}");
+            };
+            // Whatever its type, it is none of these.
+            for wrong in ["{}", "{\"a\":1}", "[[]]", "-1.5e300"] {
+                let body = format!("{{\"{field}\":{wrong}}}");
+                named(send(json, body.into()).await, wrong);
+            }
+            let value = match *field {
+                "scopes" => "[\"*\"]",
+                "disabled" | "revoke_tokens" => "true",
+                "idle_seconds" | "expires_in_days" => "1",
+                "role" => "\"user\"",
+                "refresh_token_delivery" => "\"body\"",
+                _ => "\"x\"",
+            };
+            let twice = format!("{{\"{field}\":{value},\"{field}\":{value}}}");
+            named(send(json, twice.into()).await, "twice");
+            for wrong in [
+                "null",
+                "\"\"",
+                "\"\\u0000\"",
+                "\"\\ud800\"",
+                "1e999",
+                "\"'; DROP TABLE users; --\"",
+            ] {
+                let body = format!("{{\"{field}\":{wrong}}}");
+                let (status, told) = send(json, body.into()).await;
+                assert!(status < 500, "{method} {path} {field}: {wrong}: {told}");
+            }
+            let deep = "[".repeat(20_000);
+            let deep = format!("{{\"{field}\":{deep}}}").into_bytes();
+            let bytes = [b"{\"", field.as_bytes(), b"\":\"\xff\xfe\"}"].concat();
+            for body in [deep, bytes] {
+                let (status, told) = send(json, body).await;
+                assert!([400, 422].contains(&status), "{path} {field}: {told}");
+            }
+            let long = format!("{{\"{field}\":\"{}\"}}", "x".repeat(1 << 20)).into_bytes();
+            let (status, told) = send(json, long).await;
+            assert_eq!(status, 413, "{path} {field}: {told}");
+        }
+        for field in *texts {
+            for wrong in ["a\u{0}da", "a\u{202e}da", "a\u{200b}da", &"x".repeat(5000)] {
+                let mut body = json!({});
+                for known in texts.iter().chain(*others) {
+                    body[known] = match *known {
+                        "email" => json!("x@example.org"),
+                        "role" => json!("user"),
+                        "locale" => json!("en"),
+                        "theme" => json!("auto"),
+                        "username" | "name" | "password" => json!("xyz"),
+                        _ => continue,
+                    };
+                }
+                body[field] = json!(wrong);
+                let body = body.to_string();
+                let (status, told) = send(json, body.into()).await;
+                assert_eq!(status, 422, "{method} {path} {field}: {told}");
+                let name = match told.contains("\"errors\"") {
+                    true => format!("\"{field}\":["),
+                    false => format!("{field}: "),
+                };
+                assert!(told.contains(&name), "{method} {path} {field}: {told}");
+            }
+        }
+        let kinds = ["text/plain", "application/x-www-form-urlencoded"];
+        let page = path == "/login";
+        for kind in kinds.iter().filter(|_| !page) {
+            if TAKE_FORMS.contains(&path.as_str()) && *kind != "text/plain" {
+                continue;
+            }
+            let (status, told) = send(kind, b"{}".to_vec()).await;
+            assert_eq!(status, 415, "{method} {path} {kind}: {told}");
+        }
+    }
+}
+
+#[actix_web::test]
+async fn a_username_has_no_letters_that_only_look_like_others() {
+    let settings = [("GAPURA_REGISTRATION", "open")];
+    let app = TestApp::start_with(Backend::Embedded, &settings).await;
+    // Cyrillic, Greek, full-width, a ligature, a combining accent, one that lower-cases to ASCII.
+    for name in [
+        "аda",
+        "αda",
+        "ａda",
+        "ﬁona",
+        "ad\u{301}a",
+        "\u{212a}im",
+        "ada\u{ad}",
+        "a da",
+    ] {
+        let body = json!({"username": name, "email": "x@example.org", "name": "X", "password": "staple battery horse correct"});
+        let answer = app.post_json("/api/v1/auth/register", &body).await;
+        let told = problem(answer, 422, "validation_failed").await;
+        assert!(told["errors"]["username"].is_array(), "{name}: {told}");
+        // Nor does one of these find somebody else's account.
+        let body = json!({"username": name, "password": TestApp::PASSWORD});
+        let answer = app.post_json(TOKEN, &body).await;
+        assert!([401, 422].contains(&answer.status().as_u16()), "{name}");
+    }
+}
+
+#[actix_web::test]
+async fn a_change_by_cookie_comes_from_our_own_page_or_brings_the_forms_token() {
+    for backend in Backend::ALL {
+        let app = TestApp::start(backend).await;
+        let ada = Browser::new(&app, "ada").log_in().await;
+        let page = ada.open("/dashboard/profile").await.expect(200);
+        let (token, origin) = (page.form_token().expect("a token"), ada.origin());
+        for (headers, fits) in [
+            (&[("sec-fetch-site", "same-origin")][..], true),
+            (&[("sec-fetch-site", "none")], true),
+            (&[("sec-fetch-site", "same-site")], false),
+            (&[("sec-fetch-site", "cross-site")], false),
+            (&[("sec-fetch-site", "")], false),
+            (
+                &[("sec-fetch-site", "cross-site"), ("origin", &origin)],
+                false,
+            ),
+            (&[("origin", &origin)], true),
+            (&[("origin", "https://evil.example")], false),
+            (&[("origin", "http://localhost.evil.example")], false),
+            (&[("origin", "null")], false),
+            (&[], true),
+        ] {
+            for token in [token.as_str(), "", "x"] {
+                let with = |mut request: RequestBuilder| {
+                    for (name, value) in headers {
+                        request = request.header(*name, *value);
+                    }
+                    request
+                };
+                let api = with(ada.bare(Method::PATCH, "/api/v1/me"));
+                let api = api.header("x-csrf-token", token);
+                let form = with(ada.bare(Method::POST, "/dashboard/profile"));
+                let fields = [("name", "Ada"), ("theme", "dark"), ("csrf_token", token)];
+                let form = ada.form(form, &fields);
+                for (request, done) in [(api.json(&json!({"name": "Ada"})), 200), (form, 303)] {
+                    let answer = Answer::of(request).await;
+                    let expected = match fits && token.len() > 1 {
+                        true => done,
+                        false => 403,
+                    };
+                    assert_eq!(answer.status, expected, "{headers:?} {token}: {answer:?}");
+                }
+            }
+        }
+    }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use gapura::account;
 use serde_json::{Value, json};
 
-use crate::actors::Answer;
+use crate::actors::{Answer, Browser};
 use crate::harness::{Backend, TestApp};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -46,6 +46,22 @@ async fn a_login_is_rotated_thirty_times_a_minute_and_repeats_are_free() {
         app.advance(SECOND);
         refresh(&app, &token).await.expect(200);
     }
+}
+
+#[actix_web::test]
+async fn the_login_page_says_when_to_come_back_as_the_header_does() {
+    let app = TestApp::start(Backend::Embedded).await;
+    let ada = Browser::new(&app, "ada");
+    for _ in 0..5 {
+        ada.sign_in(&[("password", "not the password")])
+            .await
+            .expect(401);
+        app.advance(4 * SECOND);
+    }
+    let refused = ada.sign_in(&[]).await.expect(429);
+    assert_eq!(refused.header("retry-after"), "40");
+    let told = "Too many attempts. Try again in 40 seconds.";
+    assert!(refused.body.contains(told), "{}", refused.body);
 }
 
 #[actix_web::test]

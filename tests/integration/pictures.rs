@@ -47,6 +47,10 @@ async fn every_page(language: &'static str, name: &str) {
     ada.until("document.querySelector('[role=alert]') !== null")
         .await;
     gallery.hang("login-failed").await;
+    ada.go("/docs").await;
+    gallery.hang("docs").await;
+    ada.click("#post-auth-token summary").await;
+    gallery.hang("docs-open").await;
     ada.go("/nowhere").await;
     gallery.hang("error-404").await;
 
@@ -139,6 +143,19 @@ async fn account_pages(language: &'static str, name: &str) {
     gallery.hang("register-taken").await;
 
     ada.log_in("person").await;
+    ada.go("/dashboard/sessions").await;
+    gallery.hang("sessions-alone").await;
+    for device in [
+        "Label printer",
+        "<b>Phone of my cousin</b>, the one with areallylongname",
+    ] {
+        let body =
+            json!({"username": "person", "password": TestApp::PASSWORD, "device_name": device});
+        app.post_json("/api/v1/auth/token", &body).await;
+        app.advance(Duration::from_secs(HOUR));
+    }
+    ada.go("/dashboard/sessions").await;
+    gallery.hang("sessions").await;
     ada.go("/dashboard/profile").await;
     gallery.hang("profile").await;
     ada.click("main button[type=submit]").await;
@@ -214,9 +231,22 @@ async fn every_page_of_administration(language: &'static str) {
     root.log_in("root").await;
     root.go("/admin").await;
     gallery.hang("admin-fresh").await;
+    let figures = Figures::default();
+    figures.add(Figure::Refreshed, 40);
+    figures.add(Figure::RefreshAge, 40 * 25 * 60_000);
+    figures.add(Figure::RefreshExpired, 2);
+    let flushed = figures.flush(&app.app.db, app.now());
+    flushed.await.expect("figures");
+    root.go("/admin").await;
+    gallery.hang("admin-first-day").await;
     a_month_of_work(&app).await;
     root.go("/admin").await;
     gallery.hang("admin").await;
+    root.go("/admin/activity").await;
+    gallery.hang("everybody").await;
+    root.go("/admin/activity?show=changes&period=week&person=nobody")
+        .await;
+    gallery.hang("everybody-none").await;
     root.go("/admin/users").await;
     gallery.hang("people").await;
     root.go("/admin/users?q=nobody+of+this+name").await;
@@ -240,6 +270,8 @@ async fn every_page_of_administration(language: &'static str) {
         found.await.expect("a database").expect("a person").id
     };
     let ada = format!("/admin/users/{}", id("ada").await);
+    let body = json!({"email": "ada", "password": TestApp::PASSWORD});
+    assert_eq!(app.post_json("/api/auth/login", &body).await.status(), 200);
     root.go(&ada).await;
     gallery.hang("person").await;
     root.click("form:has([value=reset_password]) button").await;

@@ -23,7 +23,7 @@ async fn make(browser: &Browser<'_>, more: &[(&str, &str)]) -> Answer {
         .header("sec-fetch-site", "same-origin")
         .header("origin", browser.origin())
         .header("referer", format!("{}{TOKENS}", browser.origin()));
-    let id = uuid::Uuid::now_v7().to_string();
+    let id = gapura::id::new(browser.app.now()).to_string();
     let mut fields = vec![
         ("id", id.as_str()),
         ("name", "nightly \"backup\" <b>"),
@@ -104,7 +104,7 @@ async fn later_the_password_is_asked_for_and_the_form_goes_on() {
             ("confirm_back", "/dashboard/tokens?x=1"),
         ];
         let page = make(&ada, &wrong).await.expect(403);
-        assert!(page.body.contains("not your present password"));
+        assert!(page.body.contains("not your current password"));
         assert!(
             page.body.contains("href=\"/dashboard/tokens?x=1\"")
                 && !page.body.contains("not it at all")

@@ -14,11 +14,14 @@ use gapura::login::{self, Cause};
 use reqwest::{Method, RequestBuilder, Response};
 use serde_json::{Value, json};
 
+use crate::actors::Browser;
 use crate::harness::{Backend, Installation, TestApp};
 
 const SECOND: Duration = Duration::from_secs(1);
 const GRACE: Duration = Duration::from_secs(10);
 const DAY: Duration = Duration::from_secs(86_400);
+/// How often a race is run on each backend.
+const ROUNDS: i64 = 150;
 const STRICT: &[(&str, &str)] = &[("GAPURA_REFRESH_GRACE", "0s")];
 
 /// What a program holds.
@@ -47,6 +50,23 @@ impl TestApp {
         let body = json!({"username": name, "password": Self::PASSWORD, "device_name": "a test"});
         let answer = self.post_json("/api/v1/auth/token", &body).await;
         Pair::of(&good(answer).await)
+    }
+
+    /// A login whose password nobody had to check: for races that need many.
+    pub async fn begin_login(&self, name: &str) -> Pair {
+        let (now, name) = (self.now(), name.to_owned());
+        let found = self
+            .app
+            .db
+            .read(move |conn| gapura::account::by_login_name(conn, &name));
+        let user = found.await.expect("the database answers").expect("a user");
+        let client = login::Client {
+            device: "a test".to_owned(),
+            ip: "127.0.0.1".to_owned(),
+        };
+        let opened = gapura::token::open(&self.app, user, client, now, |_, _, _| Ok(()));
+        let (pair, ()) = opened.await.expect("a login");
+        Pair::of(&json!({"data": pair.out(true, now)}))
     }
 
     pub async fn present(&self, refresh: &str) -> Response {
@@ -268,9 +288,9 @@ async fn twenty_presentations_at_once_all_succeed_and_leave_one_successor() {
             Backend::Embedded => None,
         };
         let mut pair = app.log_in("ada").await;
-        for round in 1..=200 {
-            // Not more often than the limit allows.
-            app.advance(3 * SECOND);
+        for round in 1..=ROUNDS {
+            // A login may be rotated thirty times a minute.
+            app.advance(2 * SECOND);
             let nodes = [&app, other.as_ref().unwrap_or(&app)];
             let presented = (0..20).map(|i| nodes[i % 2].present(&pair.refresh));
             let mut given = HashSet::new();
@@ -289,8 +309,8 @@ async fn twenty_presentations_at_once_all_succeed_and_leave_one_successor() {
 async fn nothing_minted_by_a_refresh_survives_a_logout_beside_it() {
     for backend in Backend::ALL {
         let app = TestApp::start(backend).await;
-        for round in 0..200 {
-            let pair = app.log_in("ada").await;
+        for round in 0..2 * ROUNDS {
+            let pair = app.begin_login("ada").await;
             let (refreshed, logged_out) = if round % 2 == 0 {
                 join(app.present(&pair.refresh), app.log_out(&pair.access)).await
             } else {
@@ -316,8 +336,8 @@ async fn nothing_minted_by_a_refresh_survives_a_logout_beside_it() {
 async fn in_strict_mode_fifty_at_once_give_one_success_and_end_the_login() {
     for backend in Backend::ALL {
         let app = TestApp::start_with(backend, STRICT).await;
-        for _ in 0..5 {
-            let pair = app.log_in("ada").await;
+        for _ in 0..ROUNDS / 2 {
+            let pair = app.begin_login("ada").await;
             let answers = join_all((0..50).map(|_| app.present(&pair.refresh))).await;
             let mut minted = Vec::new();
             for answer in answers {
@@ -339,20 +359,27 @@ async fn in_strict_mode_the_first_of_three_rotations_in_a_second_is_theft_also_a
     for backend in Backend::ALL {
         for restarted in [false, true] {
             let mut app = TestApp::start_with(backend, STRICT).await;
-            let first = app.log_in("ada").await;
-            let mut newest = first.clone();
-            for _ in 0..3 {
-                app.advance(Duration::from_millis(300));
-                newest = app.refresh(&newest).await;
+            let mut held = Vec::new();
+            for _ in 0..ROUNDS {
+                let first = app.begin_login("ada").await;
+                let mut newest = first.clone();
+                for _ in 0..3 {
+                    app.advance(Duration::from_millis(300));
+                    newest = app.refresh(&newest).await;
+                }
+                held.push((first, newest));
             }
             if restarted {
                 let (installation, clock) = (Arc::clone(&app.installation), Arc::clone(&app.clock));
                 drop(app);
                 app = TestApp::join(installation, clock, STRICT).await;
             }
-            refused(app.present(&first.refresh).await, 401, "refresh_reused").await;
-            refused(app.present(&newest.refresh).await, 401, "refresh_reused").await;
-            refused(app.me(&newest.access).await, 401, "token_revoked").await;
+            for (first, newest) in &held {
+                good(app.me(&newest.access).await).await;
+                refused(app.present(&first.refresh).await, 401, "refresh_reused").await;
+                refused(app.present(&newest.refresh).await, 401, "refresh_reused").await;
+                refused(app.me(&newest.access).await, 401, "token_revoked").await;
+            }
         }
     }
 }
@@ -361,19 +388,23 @@ async fn in_strict_mode_the_first_of_three_rotations_in_a_second_is_theft_also_a
 async fn theft_kills_the_newest_token_and_the_access_tokens_at_once_and_is_recorded() {
     for backend in Backend::ALL {
         let app = TestApp::start(backend).await;
-        let other_login = app.log_in("ada").await;
-        let first = app.log_in("ada").await;
-        let second = app.refresh(&first).await;
-        app.advance(GRACE);
-        let third = app.refresh(&second).await;
-        // `third` is within its grace; that is no excuse.
-        refused(app.present(&first.refresh).await, 401, "refresh_reused").await;
-        for pair in [&first, &second, &third] {
-            refused(app.me(&pair.access).await, 401, "token_revoked").await;
-            refused(app.present(&pair.refresh).await, 401, "refresh_reused").await;
+        let mut other_login = app.begin_login("ada").await;
+        let mut login = String::new();
+        for _ in 0..ROUNDS {
+            let first = app.begin_login("ada").await;
+            let second = app.refresh(&first).await;
+            app.advance(GRACE);
+            let third = app.refresh(&second).await;
+            // `third` is within its grace; that is no excuse.
+            refused(app.present(&first.refresh).await, 401, "refresh_reused").await;
+            for pair in [&first, &second, &third] {
+                refused(app.me(&pair.access).await, 401, "token_revoked").await;
+                refused(app.present(&pair.refresh).await, 401, "refresh_reused").await;
+            }
+            login = login_of(&first);
         }
+        other_login = app.refresh(&other_login).await;
         good(app.me(&other_login.access).await).await;
-        let login = login_of(&first);
         let ended = format!(
             "SELECT COUNT(*) AS number FROM logins WHERE id = '{login}' AND ended_cause = 'theft'"
         );
@@ -503,6 +534,42 @@ async fn refused_for_now(answer: Response) {
 }
 
 #[actix_web::test]
+async fn a_token_of_another_kind_is_nobodys() {
+    for backend in Backend::ALL {
+        let app = TestApp::start(backend).await;
+        let pair = app.log_in("ada").await;
+        let ada = Browser::new(&app, "ada").log_in_remembered().await;
+        let remember = ada.cookie("gapura_remember").expect("a cookie");
+        let session = ada.cookie("gapura_session").expect("a cookie");
+        let made = app.call(Method::POST, "/api/v1/tokens");
+        let made = made.bearer_auth(&pair.access).json(&json!({"name": "x"}));
+        let made: Value = made.send().await.unwrap().json().await.unwrap();
+        let personal = made["data"]["token"].as_str().expect("a token");
+        for other in [&remember, &session, &pair.access, personal] {
+            refused(app.present(other).await, 401, "refresh_invalid").await;
+        }
+        for other in [&remember, &session, &pair.refresh] {
+            refused(app.me(other).await, 401, "token_invalid").await;
+            let beside = app.call(Method::GET, "/api/v1/me");
+            let beside = beside.header("x-sanctum-token", other.as_str()).send();
+            refused(beside.await.unwrap(), 401, "token_invalid").await;
+        }
+        for cookie in ["gapura_remember", "gapura_session"] {
+            for other in [&pair.refresh, &pair.access, personal] {
+                let thief = Browser::new(&app, "ada");
+                thief.plant(cookie, other);
+                let answer = thief.open("/dashboard").await;
+                answer.expect_redirect("/login?next=%2Fdashboard");
+            }
+        }
+        // None of that has harmed anybody.
+        app.refresh(&pair).await;
+        ada.restart();
+        ada.open("/dashboard").await.expect(200);
+    }
+}
+
+#[actix_web::test]
 async fn a_disabled_person_gets_nothing_more() {
     for backend in Backend::ALL {
         let app = TestApp::start(backend).await;
@@ -589,9 +656,9 @@ impl Process {
             .env("GAPURA_DATA_DIR", data_dir)
             .env("GAPURA_BIND", "127.0.0.1:0")
             .env("GAPURA_WORKERS", "2")
-            .env("GAPURA_ADMIN_USERNAME", "root")
-            // More refreshes a minute than anybody needs.
+            // More often than thirty times a minute is what this is about.
             .env("GAPURA_RATE_LIMITS", "off")
+            .env("GAPURA_ADMIN_USERNAME", "root")
             .env("GAPURA_ADMIN_PASSWORD", TestApp::PASSWORD)
             .current_dir(data_dir)
             .stdout(std::process::Stdio::piped())

@@ -35,6 +35,9 @@ async fn main() -> Outcome<()> {
             jwt(&name, algorithm).await?;
         }
     }
+    if wanted("personal token") {
+        personal_token().await?;
+    }
     if wanted("session, Redis") {
         session(Some(Redis::start()?)).await?;
     }
@@ -78,6 +81,21 @@ async fn jwt(name: &str, algorithm: &str) -> Outcome<()> {
         || wrk(&bare.url("/"), &[&bearer]),
     )?;
     row(name, &ours, &limit, 0.85);
+    Ok(())
+}
+
+async fn personal_token() -> Outcome<()> {
+    let gapura = Gapura::start(&[]).await?;
+    let token = gapura.personal_token().await?;
+    let bearer = format!("Authorization: Bearer {token}");
+    let path = "/api/v1/verify";
+    let body = gapura.get(path, &bearer).await?;
+    let bare = bare::Bare::start(&body, None)?;
+    let (ours, limit) = beside(
+        || wrk(&gapura.url(path), &[&bearer]),
+        || wrk(&bare.url("/"), &[&bearer]),
+    )?;
+    row("GET with a personal token", &ours, &limit, 0.6);
     Ok(())
 }
 

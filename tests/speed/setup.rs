@@ -263,6 +263,20 @@ impl Gapura {
         })
     }
 
+    /// A personal token that may do everything.
+    pub async fn personal_token(&self) -> Outcome<String> {
+        let access = self.log_in().await?.access;
+        let request = self.http.post(self.url("/api/v1/tokens"));
+        let answer = request
+            .bearer_auth(access)
+            .json(&json!({"name": "speed"}))
+            .send()
+            .await?;
+        let answer: Value = answer.json().await?;
+        let token = answer["data"]["token"].as_str().map(str::to_owned);
+        Ok(token.ok_or_else(|| answer.to_string())?)
+    }
+
     /// Signs in by the login page: the session cookie and the form token.
     pub async fn browser(&self) -> Outcome<(String, String)> {
         let page = self

@@ -18,7 +18,7 @@ use super::{Cause, Client, Login};
 use crate::account::User;
 use crate::audit::{self, Event, Kind as EventKind};
 use crate::clock::Timestamp;
-use crate::db::{AnyConnection, lock_login_of_token};
+use crate::db::AnyConnection;
 use crate::vault::{Secrets, random};
 
 /// After this many siblings, the last is given again and again.
@@ -270,7 +270,7 @@ pub fn rotate(
     now: Timestamp,
 ) -> QueryResult<Rotation> {
     // From here on nobody else moves this login's tokens or ends it before we are done.
-    lock_login_of_token(conn, presented.as_bytes())?;
+    store::lock_login_of(conn, &presented)?;
     let Some(found) = store::load(conn, &presented)? else {
         return Ok(Rotation::Unknown);
     };
@@ -356,7 +356,7 @@ pub fn rotate(
 /// # Errors
 /// When the database refuses.
 pub fn mark_used(conn: &mut AnyConnection, token: TokenId, now: Timestamp) -> QueryResult<()> {
-    lock_login_of_token(conn, token.as_bytes())?;
+    store::lock_login_of(conn, &token)?;
     match store::load(conn, &token)? {
         Some(found) if found.token.used_at.is_none() && !found.sibling_won => {
             store::set_used(conn, &found.token, now)

@@ -63,6 +63,24 @@ pub fn insert(conn: &mut AnyConnection, token: &Token) -> QueryResult<()> {
         .map(drop)
 }
 
+/// Keeps those who move a login's tokens or end it in line until the transaction ends: an end is an
+/// `UPDATE` of the same row. What is read afterwards is what the one before left. SQLite has a single
+/// writer anyway.
+pub fn lock_login_of(conn: &mut AnyConnection, token: &TokenId) -> QueryResult<()> {
+    if let AnyConnection::Postgres(conn) = conn {
+        let of_token = rotating_tokens::table
+            .find(token.as_bytes())
+            .select(rotating_tokens::login_id);
+        logins::table
+            .filter(logins::id.eq_any(of_token))
+            .select(logins::id)
+            .for_update()
+            .first::<String>(conn)
+            .optional()?;
+    }
+    Ok(())
+}
+
 /// A token with its login, whose it is, and how its kin fare: all that a rotation looks at.
 pub struct Found {
     pub token: Token,

@@ -3,8 +3,8 @@
 use actix_web::http::StatusCode;
 use actix_web::{HttpRequest, HttpResponse, web};
 use askama::Template;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use serde_json::json;
 use std::time::Duration;
 use uuid::Uuid;
 
@@ -19,11 +19,12 @@ use crate::db::{DbError, is_unique_violation};
 use crate::error::{AppError, Code, FieldErrors};
 use crate::i18n::Lang;
 use crate::id;
+use crate::openapi::schema;
 use crate::session::extract::{BrowserSession, Confirmation, FormToken, SessionForm};
-use crate::web::input::{self, Check};
+use crate::web::input::{self, Check, Json};
 use crate::web::page::{Page, When, render};
-use crate::web::paging::{Paging, success_list};
-use crate::web::{origin, see_other, success, success_with};
+use crate::web::paging::{List, Paging, success_list};
+use crate::web::{Created, Success, created, origin, see_other, success};
 
 /// A token this close to its end is marked, if most of its life is over.
 const SOON: Duration = Duration::from_secs(14 * 86_400);
@@ -33,33 +34,51 @@ const LIVES: [u64; 5] = [7, 30, 90, 180, 365];
 const SUGGESTED: u64 = 90;
 
 /// A token as the API shows it.
-#[derive(Serialize)]
-struct TokenOut<'a> {
-    id: &'a str,
-    name: &'a str,
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "PersonalToken")]
+pub struct TokenOut {
+    #[schemars(example = &"0199f0c1-2345-7abc-8def-0123456789ab")]
+    id: String,
+    #[schemars(example = &"nightly backup")]
+    name: String,
+    #[schemars(schema_with = "scopes_schema")]
     scopes: Vec<&'static str>,
     created_at: Timestamp,
     expires_at: Timestamp,
     last_used_at: Option<Timestamp>,
-    last_used_ip: Option<&'a str>,
-    /// Only in the answer to its making.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    token: Option<&'a str>,
+    #[schemars(example = &"192.0.2.7")]
+    last_used_ip: Option<String>,
 }
 
-impl<'a> TokenOut<'a> {
-    fn of(token: &'a Token, text: Option<&'a str>) -> Self {
+impl From<&Token> for TokenOut {
+    fn from(token: &Token) -> Self {
         Self {
-            id: &token.id,
-            name: &token.name,
+            id: token.id.clone(),
+            name: token.name.clone(),
             scopes: token.scopes().names(),
             created_at: token.created_at,
             expires_at: token.expires_at,
             last_used_at: token.last_used_at,
-            last_used_ip: token.last_used_ip.as_deref(),
-            token: text,
+            last_used_ip: token.last_used_ip.clone(),
         }
     }
+}
+
+/// A token that has just been made.
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "NewPersonalToken")]
+pub struct MadeOut {
+    #[serde(flatten)]
+    made: TokenOut,
+    /// The token itself: here, and never again.
+    #[schemars(example = &"0199f0c1-2345-7abc-8def-0123456789ab|gpr_…")]
+    token: String,
+}
+
+fn scopes_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+    let mut names = schema::one_of(&Scope::ALL.map(Scope::name));
+    names.insert("examples".to_owned(), ["profile:read"].as_slice().into());
+    schemars::json_schema!({"type": "array", "minItems": 1, "items": names})
 }
 
 /// `GET /api/v1/tokens`.
@@ -67,7 +86,7 @@ pub async fn list(
     app: web::Data<App>,
     caller: Caller<TokensRead>,
     paging: Paging,
-) -> Result<HttpResponse, AppError> {
+) -> Result<List<TokenOut>, AppError> {
     let user_id = caller.user_id().to_owned();
     let (rows, after) = (paging.rows(), paging.after.clone());
     let tokens = app
@@ -75,7 +94,7 @@ pub async fn list(
         .read(move |conn| page_of_user(conn, &user_id, after.as_deref(), rows))
         .await?;
     let (tokens, next) = paging.cut(tokens, |token| &token.id);
-    let out = tokens.iter().map(|token| TokenOut::of(token, None));
+    let out = tokens.iter().map(TokenOut::from);
     Ok(success_list(
         "Your personal tokens.",
         out.collect(),
@@ -83,13 +102,24 @@ pub async fn list(
     ))
 }
 
-/// Body of `POST /api/v1/tokens`.
-#[derive(Default, Deserialize)]
+/// A token that somebody wants.
+#[derive(Deserialize, JsonSchema)]
+#[schemars(extend("required" = ["name"]))]
 pub struct NewToken {
     #[serde(default)]
+    #[schemars(schema_with = "schema::required::<100>", example = &"nightly backup")]
     name: String,
+    /// What it may do; every one where nothing is said.
+    #[serde(default, deserialize_with = "input::given")]
+    #[schemars(schema_with = "scopes_schema")]
     scopes: Option<Vec<String>>,
+    /// At most as many as the server allows, which is also what is meant where nothing is said.
+    #[serde(default, deserialize_with = "input::given_whole")]
+    #[schemars(with = "u64", range(min = 1, max = u64::MAX), example = 90)]
     expires_in_days: Option<u64>,
+    /// Where the last one was given longer than ten minutes ago.
+    #[serde(default, deserialize_with = "input::given")]
+    #[schemars(schema_with = "schema::password")]
     current_password: Option<String>,
 }
 
@@ -106,9 +136,9 @@ pub async fn create(
     req: HttpRequest,
     app: web::Data<App>,
     caller: Caller<NoToken>,
-    payload: web::Payload,
-) -> Result<HttpResponse, AppError> {
-    let wanted: NewToken = input::optional_json(&req, &mut payload.into_inner()).await?;
+    body: Json<NewToken>,
+) -> Result<Created<MadeOut>, AppError> {
+    let wanted = body.0;
     let longest = app.config.clocks.personal_token;
     let draft = Draft::check(
         &wanted.name,
@@ -125,15 +155,17 @@ pub async fn create(
     })?;
     step_up::require(&req, &app, &caller, wanted.current_password.as_deref()).await?;
     let now = app.clock.now();
-    let from = From {
+    let from = AskedFrom {
         user_id: caller.user_id(),
         login_id: caller.login_id().ok_or(Code::Forbidden)?,
     };
     match make(&req, &app, from, id::new(now), &draft, now).await? {
-        Making::Made(token, text) => Ok(success_with(
-            StatusCode::CREATED,
+        Making::Made(token, text) => Ok(created(
             "The token was made. It is shown only this once.",
-            TokenOut::of(&token, Some(text.expose())),
+            MadeOut {
+                made: TokenOut::from(&*token),
+                token: text.expose().clone(),
+            },
         )),
         Making::LoginOver => Err(Code::TokenRevoked.into()),
         Making::MadeBefore => Err(Code::Conflict.into()),
@@ -147,7 +179,7 @@ fn sentence(flaw: Flaw, lang: Lang, longest: Duration) -> String {
 }
 
 /// Who asks for a token, and from which of their logins.
-struct From<'a> {
+struct AskedFrom<'a> {
     user_id: &'a str,
     login_id: &'a str,
 }
@@ -163,7 +195,7 @@ enum Making {
 async fn make(
     req: &HttpRequest,
     app: &App,
-    from: From<'_>,
+    from: AskedFrom<'_>,
     id: Uuid,
     draft: &Draft,
     now: Timestamp,
@@ -189,10 +221,10 @@ pub async fn delete(
     app: web::Data<App>,
     caller: Caller<TokensWrite>,
     id: web::Path<String>,
-) -> Result<HttpResponse, AppError> {
+) -> Result<Success<()>, AppError> {
     let user_id = caller.user_id().to_owned();
     if revoke_mine(&req, &app, user_id, id.into_inner()).await? {
-        Ok(success("The token has been revoked.", json!(null)))
+        Ok(success("The token has been revoked.", ()))
     } else {
         Err(Code::NotFound.into())
     }
@@ -330,7 +362,7 @@ pub async fn create_on_page(
         Ok(draft) => draft,
         Err(flaws) => return show(&req, &app, &session, Sent::Wrong(form, flaws)).await,
     };
-    let from = From {
+    let from = AskedFrom {
         user_id: &session.record.user_id,
         login_id: &session.record.login_id,
     };

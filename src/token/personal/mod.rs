@@ -14,14 +14,15 @@ use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use diesel::prelude::*;
 use uuid::Uuid;
 
-pub use self::store::{delete_old, of_user, page_of_user};
+pub use self::store::{count_living, delete_old, of_user, page_of_user};
 use crate::account::is_invisible;
-use crate::audit::{self, Event, Kind};
+use crate::audit::{self, Actor, Event, Kind};
 use crate::caller::scope::{Scope, Scopes};
 use crate::clock::Timestamp;
 use crate::config::Secret;
 use crate::db::{AnyConnection, hold_user};
-use crate::login::{self, Client};
+use crate::id;
+use crate::login::{self, Client, Login};
 use crate::vault::{Secrets, random};
 
 const PREFIX: &str = "gpr_";
@@ -32,6 +33,8 @@ const RANDOM_CHARACTERS: usize = 40;
 /// As many digits in base 62 as a CRC-32 can have.
 const CHECKSUM_CHARACTERS: usize = 6;
 const LONGEST_NAME: usize = 100;
+/// What a token is called that came with the login of a device without a name.
+const NAMELESS: &str = "API";
 const DAY: Duration = Duration::from_secs(86_400);
 
 /// As tokens of other services end, so that scanners know the scheme: a CRC-32 in base 62.
@@ -118,6 +121,24 @@ impl Token {
             revoked_at: None,
         };
         (token, Secret::new(text))
+    }
+
+    /// The token that comes with a login whose password has just been given, and ends with it: for
+    /// every scope, under the name of the device.
+    pub fn of_login(secrets: &Secrets, login: &Login, longest: Duration) -> (Self, Secret<String>) {
+        let now = login.started_at;
+        let name = match login.device.as_str() {
+            "" => NAMELESS,
+            device => device,
+        };
+        let draft = Draft {
+            name: name.to_owned(),
+            scopes: Scopes::all(),
+            lifetime: longest.min(now.until(login.expires_at)),
+        };
+        let (token, text) = Self::new(secrets, id::new(now), &login.user_id, &draft, now);
+        let login_id = Some(login.id.clone());
+        (Self { login_id, ..token }, text)
     }
 
     /// What it may do.
@@ -248,6 +269,25 @@ pub fn create(
     Ok(true)
 }
 
+/// Adds the token that came with a login, in the place of those that came with earlier logins of a
+/// device of that name. Whoever calls this then lets the node forget what it remembers
+/// ([`memory::Memory::forget`]).
+///
+/// # Errors
+/// When the database refuses.
+pub fn replace(
+    conn: &mut AnyConnection,
+    token: &Token,
+    login: &Login,
+    client: &Client,
+) -> QueryResult<()> {
+    for before in store::of_device(conn, &token.user_id, &token.name)? {
+        let by = Actor::person(&token.user_id, client);
+        revoke_as(conn, &before, by, token.created_at)?;
+    }
+    create(conn, token, &login.id, client).map(drop)
+}
+
 /// Revokes one token of a person; `false`: they have no such token.
 ///
 /// # Errors
@@ -260,7 +300,7 @@ pub fn revoke(
     now: Timestamp,
 ) -> QueryResult<bool> {
     match store::by_id(conn, id)?.filter(|token| token.user_id == user_id) {
-        Some(token) => revoke_as(conn, &token, user_id, client, now),
+        Some(token) => revoke_as(conn, &token, Actor::person(user_id, client), now),
         None => Ok(false),
     }
 }
@@ -273,13 +313,12 @@ pub fn revoke(
 pub fn revoke_all_of(
     conn: &mut AnyConnection,
     user_id: &str,
-    actor_id: &str,
-    client: &Client,
+    by: Actor<'_>,
     now: Timestamp,
 ) -> QueryResult<usize> {
     let mut revoked = 0;
     for token in of_user(conn, user_id)? {
-        revoked += usize::from(revoke_as(conn, &token, actor_id, client, now)?);
+        revoked += usize::from(revoke_as(conn, &token, by, now)?);
     }
     Ok(revoked)
 }
@@ -287,14 +326,13 @@ pub fn revoke_all_of(
 fn revoke_as(
     conn: &mut AnyConnection,
     token: &Token,
-    actor_id: &str,
-    client: &Client,
+    by: Actor<'_>,
     now: Timestamp,
 ) -> QueryResult<bool> {
     if !store::revoke(conn, &token.id, now)? {
         return Ok(false);
     }
-    let event = Event::new(Kind::TokenRevoked, &token.user_id, now).by(actor_id, client);
+    let event = Event::new(Kind::TokenRevoked, &token.user_id, now).done_by(by);
     audit::record(conn, &event.about(&token.name))?;
     Ok(true)
 }

@@ -42,13 +42,12 @@ pub fn with_owner(
         .optional()
 }
 
-/// The tokens of a person that have not been revoked, the newest first.
+/// The tokens of a person that have neither been revoked nor ended with their login, the newest first.
 pub fn of_user(conn: &mut AnyConnection, user_id: &str) -> QueryResult<Vec<Token>> {
     page_of_user(conn, user_id, None, i64::MAX)
 }
 
-/// A piece of the tokens of a person that have not been revoked, the newest first: those made before
-/// `after`.
+/// A piece of [`of_user`]: the tokens made before `after`.
 pub fn page_of_user(
     conn: &mut AnyConnection,
     user_id: &str,
@@ -56,8 +55,10 @@ pub fn page_of_user(
     most: i64,
 ) -> QueryResult<Vec<Token>> {
     let tokens = personal_tokens::table
+        .left_join(logins::table)
         .filter(personal_tokens::user_id.eq(user_id))
         .filter(personal_tokens::revoked_at.is_null())
+        .filter(logins::ended_at.is_null())
         .into_boxed();
     let tokens = match after {
         Some(after) => tokens.filter(personal_tokens::id.lt(after.to_owned())),
@@ -66,6 +67,29 @@ pub fn page_of_user(
     tokens
         .order(personal_tokens::id.desc())
         .limit(most)
+        .select(Token::as_select())
+        .load(conn)
+}
+
+/// How many tokens of a person are good.
+pub fn count_living(conn: &mut AnyConnection, user_id: &str, now: Timestamp) -> QueryResult<i64> {
+    personal_tokens::table
+        .left_join(logins::table)
+        .filter(personal_tokens::user_id.eq(user_id))
+        .filter(personal_tokens::revoked_at.is_null())
+        .filter(personal_tokens::expires_at.gt(now))
+        .filter(logins::ended_at.is_null())
+        .count()
+        .get_result(conn)
+}
+
+/// The tokens that came with logins of a device of that name and have not been revoked.
+pub fn of_device(conn: &mut AnyConnection, user_id: &str, name: &str) -> QueryResult<Vec<Token>> {
+    personal_tokens::table
+        .filter(personal_tokens::user_id.eq(user_id))
+        .filter(personal_tokens::name.eq(name))
+        .filter(personal_tokens::login_id.is_not_null())
+        .filter(personal_tokens::revoked_at.is_null())
         .select(Token::as_select())
         .load(conn)
 }
