@@ -1,5 +1,7 @@
 /** What the tests put around a client: a server, tabs, locks, a clock, all driven by hand. */
 
+import { afterEach } from "node:test";
+
 import { createClient } from "../../static/js/gapura-client.js";
 
 export const ADA = { id: "1", username: "ada", email: "ada@example.org", name: "Ada", role: "user" };
@@ -214,6 +216,14 @@ function patient(client) {
   return client;
 }
 
+/** @type {Set<{close: () => void}>} */
+const clients = new Set();
+// What a test leaves waiting would keep its file from ending.
+afterEach(() => {
+  for (const client of clients) client.close();
+  clients.clear();
+});
+
 /** A client on a platform of its own, and what it has told its listeners. */
 export function tab(more = {}) {
   const server = more.server ?? new Server();
@@ -230,6 +240,7 @@ export function tab(more = {}) {
     now: () => clock.at,
     ...more.options,
   }));
+  clients.add(client);
   const told = [];
   for (const name of ["signed-in", "signed-out", "refreshed", "expiring", "event"]) {
     client.on(name, (detail) => told.push([name, detail.user?.username ?? detail.type ?? null, ...(detail.reason ? [detail.reason] : [])]));
