@@ -51,10 +51,9 @@
 /**
  * What tabs tell each other.
  * @typedef {{kind: string} & (
- *     {type: "hello"} | {type: "present"}
- *   | {type: "ask", userId: string | null, token: string, left: number}
+ *     {type: "ask", userId: string | null, token: string, left: number}
  *   | ({type: "signed-in" | "refreshed" | "here", user: User} & Pair)
- *   | {type: "signed-out", userId: string, reason: string})} Message
+ *   | {type: "signed-out", userId: string, login: string | undefined, reason: string})} Message
  */
 
 /** How long to wait for the lock before taking it over from a tab that is gone. */
@@ -237,14 +236,16 @@ async function problemOf(response) {
   });
 }
 
+/** What a JWT says. @param {string} token @returns {{exp?: number, iat?: number, sid?: string}} */
+function claimsOf(token) {
+  const payload = (token.split(".")[1] ?? "").replace(/-/g, "+").replace(/_/g, "/");
+  return ifAllowed(() => JSON.parse(atob(payload))) ?? {};
+}
+
 /** How long a JWT lives in all: the difference of two of its times needs no clock. @param {string} token */
 function lifetimeOf(token) {
-  try {
-    const claims = JSON.parse(atob((token.split(".")[1] ?? "").replace(/-/g, "+").replace(/_/g, "/")));
-    return (claims.exp - claims.iat) * 1000;
-  } catch {
-    return NaN;
-  }
+  const { exp = NaN, iat = NaN } = claimsOf(token);
+  return (exp - iat) * 1000;
 }
 
 /** @param {any} user @returns {User} */
@@ -305,7 +306,8 @@ export function createClient(options = {}) {
   const partings = new Set();
   /** How often anybody has signed in here. */
   let signIns = 0;
-  let hasPeers = false;
+  /** The login that was the last to end, here or in another tab: what is still told of it comes too late. @type {string | undefined} */
+  let ended;
   let closed = false;
   /** @type {Map<EventName, Set<(detail: any) => void>>} */
   const listeners = new Map();
@@ -374,26 +376,34 @@ export function createClient(options = {}) {
     tell({ type, user: g.user, token: g.token, left, lifetime: g.lifetime, refreshToken });
   }
 
+  /** Whose page this is, also before anybody has asked. @param {Generation} g */
+  const idOf = (g) => g.user?.id ?? (bySession ? globalThis.document?.body?.dataset.userId : undefined);
+
+  /** @param {string} token */
+  function hasEnded(token) {
+    const login = claimsOf(token).sid;
+    return login !== undefined && login === ended;
+  }
+
   /** @param {{data: Message}} event */
   function hear({ data: message }) {
     if (closed || message?.kind !== kind) return;
-    hasPeers = true;
     const g = current;
-    if (message.type === "hello") {
-      if (g?.user && !bySession) tellState(g, "here");
-      else tell({ type: "present" });
-    } else if (message.type === "present") {
-      // Said enough.
-    } else if (message.type === "ask") {
+    if (message.type === "ask") {
       const meant = g?.user && (message.userId ?? g.user.id) === g.user.id;
       if (g && meant && g.token !== message.token && g.expiresAt - now() > message.left) tellState(g, "here");
     } else if (message.type === "signed-out") {
-      if (g?.user?.id === message.userId) leave(g, message.reason, false);
+      ended = message.login ?? ended;
+      if (g && idOf(g) === message.userId) leave(g, message.reason, false);
     } else if (g && bySession) {
-      const shown = g.user?.id ?? globalThis.document?.body?.dataset.userId;
-      if (message.type === "signed-in" && shown !== message.user.id) leave(g, "other_user", false);
+      if (idOf(g) !== message.user.id) leave(g, "other_user", false);
+    } else if (hasEnded(message.token)) {
+      // Said before that tab had heard of it.
     } else if (g?.user && g.user.id === message.user.id) {
-      if (message.token !== g.token && now() + message.left > g.expiresAt) take(g, message, false);
+      if (message.token !== g.token && now() + message.left > g.expiresAt) {
+        g.user = userOf(message.user);
+        take(g, message, false);
+      }
     } else if (message.type === "signed-in" || (message.type === "here" && resuming && !g?.user)) {
       // Whoever is signing in here comes later, and settles it.
       if (pending && !resuming) return;
@@ -428,6 +438,7 @@ export function createClient(options = {}) {
     const manager = locks;
     if (!manager) return work();
     return new Promise((resolve, reject) => {
+      g.check();
       const waiting = new AbortController();
       let started = false;
       const stop = () => {
@@ -486,6 +497,7 @@ export function createClient(options = {}) {
 
   /** One request of a generation. @param {Generation} g @param {string} url @param {RequestInit} init */
   async function request(g, url, init) {
+    g.check();
     const sent = g.token;
     const signal = init.signal ? AbortSignal.any([g.signal, init.signal]) : g.signal;
     const response = await g.within(send(url, { credentials, ...init, headers: headersOf(g, init), signal }));
@@ -605,11 +617,12 @@ export function createClient(options = {}) {
 
   /** @param {Generation} g @param {string} stale */
   async function renew(g, stale) {
-    if (hasPeers && g.token === stale) await askPeers(g, stale);
+    if (g.token === stale) await askPeers(g, stale);
     if (g.token !== stale || !g.user) return;
     try {
       const data = await ask(g, "api/v1/auth/refresh", refreshing(g, g.user.id));
       if (data.user.id === g.user.id) {
+        g.user = userOf(data.user);
         take(g, pairOf(data), true);
       } else {
         // Somebody else has signed in with this browser: the cookie is theirs, and so is the page.
@@ -647,6 +660,8 @@ export function createClient(options = {}) {
   /** @param {Generation} g @param {User} user @param {Pair} pair @param {boolean} ours whether it happened in this tab */
   function begin(g, user, pair, ours) {
     if (current) leave(current, "other_user", false);
+    // Somebody who heard of that may have closed this client.
+    if (closed) return;
     if (pending === g) pending = null;
     signIns += 1;
     g.user = userOf(user);
@@ -659,7 +674,10 @@ export function createClient(options = {}) {
   /** The local end of a generation; the first counts. @param {Generation} g @param {string} reason @param {boolean} ours */
   function leave(g, reason, ours) {
     if (g !== current) return;
-    const { user } = g;
+    const { user, token } = g;
+    const userId = idOf(g);
+    const login = claimsOf(token).sid;
+    ended = login ?? ended;
     // A refused login leaves a script what it had before; who logs out leaves nothing.
     current = reason === "logged_out" || bySession || closed ? null : resting();
     g.end(new GapuraSignedOut(reason));
@@ -667,7 +685,7 @@ export function createClient(options = {}) {
       // Another tab's end is that tab's to clean up after: by now the keys may be the next login's.
       if (user) ifAllowed(() => storage()?.removeItem(keyOf(user.id, REFRESH_TOKEN)));
       forgetLegacy();
-      if (user) tell({ type: "signed-out", userId: user.id, reason });
+      if (userId) tell({ type: "signed-out", userId, login, reason });
     }
     if (user || bySession) emit(g, "signed-out", { user, reason });
   }
@@ -678,11 +696,14 @@ export function createClient(options = {}) {
    * @returns {Promise<boolean>} whether the server knows
    */
   async function part(token, refreshToken, userId, everywhere) {
+    const mark = userId && byCookie ? keyOf(userId, SIGNED_OUT) : "";
+    if (mark) ifAllowed(() => storage()?.setItem(mark, "1"));
+    if (closed) return false;
     const g = new Generation();
     partings.add(g);
     const before = signIns;
-    const mark = userId && byCookie ? keyOf(userId, SIGNED_OUT) : "";
-    if (mark) ifAllowed(() => storage()?.setItem(mark, "1"));
+    const isMarked = () => mark !== "" && ifAllowed(() => storage()?.getItem(mark)) === "1";
+    const wasMarked = isMarked();
     try {
       await locked(g, async () => {
         const headers = headersOf(g, { method: "POST" });
@@ -697,9 +718,10 @@ export function createClient(options = {}) {
           init.redirect = "manual";
           headers.set("Content-Type", "application/x-www-form-urlencoded");
         }
-        // The cookie of whoever has signed in since is not ours to clear.
-        init.credentials = signIns === before ? credentials : "omit";
-        if (signIns !== before && !token && !refreshToken) return;
+        // The cookie of whoever has signed in since, here or in a tab that we have yet to hear of, is not ours to clear.
+        const isTaken = signIns !== before || (wasMarked && !isMarked());
+        init.credentials = isTaken ? "omit" : credentials;
+        if (isTaken && !token && !refreshToken) return;
         g.later(REQUEST_PATIENCE, () => g.end(new GapuraSignedOut("no answer in time")));
         const response = await g.within(send(urlOf(path), init));
         const isOver = response.ok || response.type === "opaqueredirect" || [401, 419].includes(response.status);
@@ -734,12 +756,16 @@ export function createClient(options = {}) {
     pending?.end(new GapuraSignedOut("logged_out"));
     pending = null;
     forgetLegacy();
-    if (g) leave(g, "logged_out", true);
     // A personal token belongs to no login that could end.
-    if (closed || !(bySession || byCookie || token || refreshToken) || (personalToken && !token)) return Promise.resolve(true);
-    const before = farewell;
-    farewell = before.then(() => part(token, refreshToken, user?.id ?? "", everywhere));
-    return farewell;
+    const isKnown = (bySession || byCookie || token || refreshToken) && !(personalToken && !token);
+    const told =
+      closed || !isKnown
+        ? Promise.resolve(true)
+        : farewell.then(() => part(token, refreshToken, user?.id ?? "", everywhere));
+    // Before anybody hears of it: who signs in at that comes after it.
+    if (isKnown) farewell = told;
+    if (g) leave(g, "logged_out", true);
+    return told;
   }
 
   /** @param {string} path @param {Record<string, unknown>} body @returns {Promise<User>} */
@@ -770,9 +796,10 @@ export function createClient(options = {}) {
 
   /** @returns {Promise<User | null>} */
   async function comeBack() {
-    const ended = await catchUp();
+    const left = await catchUp();
+    if (closed) throw new GapuraSignedOut("closed");
     if (bySession || personalToken) return introduce();
-    if (ended || pending || current?.user) return current?.user ?? null;
+    if (left || pending || current?.user) return current?.user ?? null;
     const g = new Generation();
     pending = g;
     try {
@@ -806,6 +833,8 @@ export function createClient(options = {}) {
     try {
       const data = await ask(g, "api/v1/auth/refresh", refreshing(g, id));
       if (id !== "" && id !== data.user.id) forget();
+      // Logged out of in another tab, while this was under way.
+      if (hasEnded(data.access_token)) return null;
       begin(g, data.user, pairOf(data), true);
       return g.user;
     } catch (error) {
@@ -817,14 +846,19 @@ export function createClient(options = {}) {
 
   /** Whose session or personal token this is. @returns {Promise<User | null>} */
   async function introduce() {
-    const g = (current ??= closed ? null : resting());
-    if (!g) throw new GapuraSignedOut("closed");
+    const g = (current ??= new Generation());
     for (let failures = 0; ; failures += 1) {
       try {
-        g.user = userOf(await ask(g, "api/v1/me"));
-        if (bySession) tell({ type: "signed-in", user: g.user });
-        emit(g, "signed-in", { user: g.user });
-        return g.user;
+        const user = userOf(await ask(g, "api/v1/me"));
+        if ((idOf(g) ?? user.id) !== user.id) {
+          leave(g, "other_user", false);
+          return null;
+        }
+        const isNew = !g.user;
+        g.user = user;
+        if (bySession) tell({ type: "signed-in", user });
+        if (isNew) emit(g, "signed-in", { user });
+        return user;
       } catch (error) {
         const refused = error instanceof GapuraError && [401, 419].includes(error.status);
         if (bySession && refused) {
@@ -839,9 +873,11 @@ export function createClient(options = {}) {
 
   /* Calls */
 
+  const nobody = () => new GapuraSignedOut(closed ? "closed" : "signed_out");
+
   /** @returns {Generation} */
   function here() {
-    if (!current) throw new GapuraSignedOut(closed ? "closed" : "signed_out");
+    if (!current) throw nobody();
     return current;
   }
 
@@ -872,7 +908,6 @@ export function createClient(options = {}) {
   /** @param {Generation} g @param {string} url @param {RequestInit} init */
   async function attempt(g, url, init) {
     await freshen(g);
-    g.check();
     const sent = g.token;
     let response = await request(g, url, init);
     const repeatable = !(typeof ReadableStream === "function" && init.body instanceof ReadableStream);
@@ -921,7 +956,7 @@ export function createClient(options = {}) {
     /** @type {WebSocket | null} */
     let socket = null;
     let failures = 0;
-    let trusted = bySession;
+    let trusted = false;
     let sent = "";
 
     const renew = () => {
@@ -936,8 +971,9 @@ export function createClient(options = {}) {
     const receive = (message) => {
       if (typeof message?.type !== "string") return;
       if (message.type === "authenticated") {
-        trusted = bySession || !g.user || message.user_id === g.user.id;
+        trusted = (idOf(g) ?? message.user_id) === message.user_id;
         if (!trusted) close();
+        if (!trusted && bySession) leave(g, "other_user", false);
       }
       if (!trusted) return;
       failures = 0;
@@ -951,7 +987,7 @@ export function createClient(options = {}) {
       if (code === 4403) return;
       if (code === 4401) {
         try {
-          if (bySession) await attempt(g, urlOf("api/v1/me"), {});
+          if (bySession) await introduce();
           else if (g.user && g.token === sent) await refresh(g);
         } catch {
           // Ended, and then there is nothing more to do, or out of reach.
@@ -968,15 +1004,12 @@ export function createClient(options = {}) {
       if (g.over) return;
       const opened = new Socket(url.href);
       socket = opened;
-      trusted = bySession;
+      trusted = false;
       opened.onopen = renew;
-      opened.onmessage = ({ data }) => {
-        if (!g.over && socket === opened) receive(ifAllowed(() => JSON.parse(data)));
-      };
+      opened.onmessage = ({ data }) => receive(ifAllowed(() => JSON.parse(data)));
       opened.onclose = ({ code }) => {
-        if (socket !== opened) return;
         socket = null;
-        if (!g.over) void lost(code);
+        void lost(code);
       };
     };
     const close = () => {
@@ -991,13 +1024,15 @@ export function createClient(options = {}) {
   }
 
   /** A page that was kept aside may have missed what happened. @param {{persisted?: boolean}} event */
-  const onShow = (event) => {
+  const onShow = ({ persisted }) => {
     const g = current;
-    if (event.persisted && byCookie && g?.user) refresh(g).catch(() => {});
+    if (!persisted || !g) return;
+    // The cookie tells whose browser it is by now; a token that is kept elsewhere was renewed by others meanwhile.
+    const look = bySession ? introduce() : byCookie ? refresh(g) : attempt(g, urlOf("api/v1/me"), {});
+    look.catch(() => {});
   };
 
   channel?.addEventListener("message", hear);
-  tell({ type: "hello" });
   if (globalThis.document) globalThis.addEventListener?.("pageshow", onShow);
 
   return {
@@ -1037,9 +1072,10 @@ export function createClient(options = {}) {
      * As `window.fetch`, with the credential. To Gapura's own origin only.
      * @param {string | URL | Request} input @param {RequestInit} [init] @returns {Promise<Response>}
      */
-    async fetch(input, init = {}) {
-      const g = here();
-      return g.within(call(g, input, init));
+    fetch(input, init = {}) {
+      const g = current;
+      // Nothing between this promise and its caller: there, a logout would come too late.
+      return g ? g.within(call(g, input, init)) : Promise.reject(nobody());
     },
 
     /**
@@ -1060,7 +1096,8 @@ export function createClient(options = {}) {
         g.shared.set(path, (entry = started));
       }
       const data = await g.within(entry.answer);
-      if (maxAge > 0 && !entry.stale && !g.over) {
+      g.check();
+      if (maxAge > 0 && !entry.stale) {
         const at = now();
         for (const [other, { until }] of g.kept) if (until <= at) g.kept.delete(other);
         g.kept.set(path, { data, at, until: at + maxAge });

@@ -4,8 +4,9 @@ import assert from "node:assert/strict";
 import { execFile } from "node:child_process";
 import { test } from "node:test";
 import { fileURLToPath } from "node:url";
+import { getHeapSnapshot } from "node:v8";
 
-import { ADA, BOB, LOGOUT, Locks, REFRESH, Tabs, answer, pair, problem, settle, signIn, tab } from "./platform.mjs";
+import { ADA, BOB, LOGOUT, Locks, REFRESH, TOKEN, Tabs, answer, pair, problem, settle, signIn, tab } from "./platform.mjs";
 
 /** Counts the timers that are set and neither over nor cleared. */
 function countTimers(t) {
@@ -26,6 +27,15 @@ function countTimers(t) {
     clear(timer);
   };
   return live;
+}
+
+/** What is in use after collections: what one of them finds is tidied up by the next. */
+async function heapUsed() {
+  for (let turn = 0; turn < 3; turn += 1) {
+    await settle();
+    globalThis.gc();
+  }
+  return process.memoryUsage().heapUsed;
 }
 
 test("a thousand turns of login and logout leave no timer, listener, socket or memory", async (t) => {
@@ -56,20 +66,64 @@ test("a thousand turns of login and logout leave no timer, listener, socket or m
     assert.equal(here.live().length, 0);
     here.server.requests.length = here.opened.length = here.told.length = 0;
   };
-  const heap = () => {
-    globalThis.gc();
-    return process.memoryUsage().heapUsed;
-  };
   for (let number = 0; number < 1000; number += 1) await turn(number);
-  await settle();
-  const before = heap();
+  const before = await heapUsed();
   for (let number = 0; number < 1000; number += 1) await turn(number);
-  await settle();
-  const grown = heap() - before;
+  const grown = (await heapUsed()) - before;
   assert.equal(timers.size, 0);
   assert.equal(kept, 0);
   assert.deepEqual([locks.held, locks.queue], [null, []]);
   assert.ok(grown < 1_000_000, `${grown} bytes more`);
+});
+
+test("what one sign-in does leaves nothing behind either", async (t) => {
+  const timers = countTimers(t);
+  const here = tab();
+  await signIn(here, ADA);
+  here.server.rule = ({ path }) => answer(path === REFRESH ? pair(ADA) : { text: "x".repeat(1000) });
+  const turn = async (number) => {
+    here.clock.at += 1_790_000;
+    await here.client.fetch("/api/v1/me");
+    await (await here.client.fetch("/api/v1/me")).json();
+    await here.client.get(`/api/v1/me?${number}`, { maxAge: 1 });
+    here.server.requests.length = here.told.length = 0;
+  };
+  const heap = async (turns) => {
+    for (let number = 0; number < turns; number += 1) await turn(number);
+    return heapUsed();
+  };
+  const before = await heap(200);
+  const grown = (await heap(2000)) - before;
+  assert.equal(timers.size, 1, "the expiry's");
+  assert.ok(grown < 1_200_000, `${grown} bytes more`);
+});
+
+test("nothing of an account is in memory after its logout, though the page still holds an answer of it", async () => {
+  const secret = ["very", "secret"].join("-");
+  const held = await (async () => {
+    const here = tab({ options: { refreshToken: "memory" } });
+    const coming = here.client.login({ username: "ada", password: "x" });
+    const data = { ...pair(ADA, { refreshToken: `${secret}-refresh` }), access_token: `${secret}-access` };
+    (await here.server.next(TOKEN)).answer(answer(data));
+    await coming;
+    const got = here.client.get("/api/v1/me", { maxAge: 60_000 });
+    (await here.server.next("/api/v1/me")).answer(answer({ text: `${secret}-answer` }));
+    await got;
+    const call = here.client.fetch("/api/v1/sessions");
+    (await here.server.next("/api/v1/sessions")).answer(answer(1));
+    const response = await call;
+    const leaving = here.client.logout();
+    (await here.server.next(LOGOUT)).answer(answer(null));
+    await leaving;
+    here.server.requests.length = 0;
+    return [here.client, response];
+  })();
+  await settle();
+  globalThis.gc();
+  let snapshot = "";
+  for await (const part of getHeapSnapshot().setEncoding("utf8")) snapshot += part;
+  assert.equal(held.length, 2);
+  for (const what of ["access", "refresh", "answer"]) assert.ok(!snapshot.includes([secret, what].join("-")), what);
 });
 
 test("a timer of the one before does not ring for the next", async (t) => {

@@ -34,9 +34,11 @@ export function problem(status, code, more = {}, headers = {}) {
 }
 
 let pairs = 0;
-export function pair(user, { expiresIn = 1800, refreshToken } = {}) {
+/** `login` makes it a token that says which login it belongs to, as those of the server do. */
+export function pair(user, { expiresIn = 1800, refreshToken, login } = {}) {
   pairs += 1;
-  const data = { access_token: `${user.username}-${pairs}`, token_type: "bearer", expires_in: expiresIn, user };
+  const claims = login ? `.${Buffer.from(JSON.stringify({ sid: login })).toString("base64url")}.` : "";
+  const data = { access_token: `${user.username}-${pairs}${claims}`, token_type: "bearer", expires_in: expiresIn, user };
   if (refreshToken) data.refresh_token = refreshToken;
   return data;
 }
@@ -223,6 +225,21 @@ afterEach(() => {
   for (const client of clients) client.close();
   clients.clear();
 });
+
+/** Gives a test the parts of a page that Node has not; `show` is a return to it from the browser's own cache. */
+export function page(t, { userId, token } = {}) {
+  const events = new EventTarget();
+  const meta = token && { getAttribute: () => token };
+  Object.assign(globalThis, {
+    document: { querySelector: () => meta ?? null, body: { dataset: { userId } } },
+    addEventListener: events.addEventListener.bind(events),
+    removeEventListener: events.removeEventListener.bind(events),
+  });
+  t.after(() => {
+    for (const name of ["document", "addEventListener", "removeEventListener"]) delete globalThis[name];
+  });
+  return { show: (persisted = true) => events.dispatchEvent(Object.assign(new Event("pageshow"), { persisted })) };
+}
 
 /** A client on a platform of its own, and what it has told its listeners. */
 export function tab(more = {}) {

@@ -3,7 +3,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
-import { ADA, BOB, LOGOUT, REFRESH, answer, pair, problem, settle, signIn, tab } from "./platform.mjs";
+import { ADA, BOB, LOGOUT, REFRESH, answer, page, pair, problem, settle, signIn, tab } from "./platform.mjs";
 
 const hello = (token) => ({ type: "authenticate", token });
 
@@ -145,6 +145,8 @@ test("a page of ours is let in by its cookie", async (t) => {
   here.client.connect();
   await settle();
   here.opened[0].accept();
+  here.opened[0].say({ type: "sessions.changed" });
+  here.opened[0].say({ type: "authenticated", user_id: "1" });
   here.opened[0].say({ type: "session.expiring" });
   assert.deepEqual(here.opened[0].sent, []);
   assert.deepEqual(here.told, [["event", "session.expiring"]]);
@@ -155,4 +157,20 @@ test("a page of ours is let in by its cookie", async (t) => {
   t.mock.timers.tick(600_000);
   await settle();
   assert.equal(here.opened.length, 1);
+});
+
+test("a page of ours is over when its socket turns out to be somebody else's", async (t) => {
+  page(t, { userId: "1" });
+  const here = tab({ options: { credential: "session" } });
+  here.client.connect();
+  await settle();
+  const [socket] = here.opened;
+  socket.accept();
+  socket.say({ type: "authenticated", user_id: "1" });
+  socket.say({ type: "sessions.changed" });
+  const { onmessage } = socket;
+  socket.say({ type: "authenticated", user_id: "2" });
+  onmessage({ data: JSON.stringify({ type: "sessions.changed" }) });
+  assert.deepEqual(here.told, [["event", "sessions.changed"], ["signed-out", null, "other_user"]]);
+  assert.deepEqual(here.live(), []);
 });

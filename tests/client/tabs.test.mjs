@@ -3,7 +3,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
-import { ADA, BOB, LOGOUT, Locks, REFRESH, Server, Store, TOKEN, Tabs, answer, pair, problem, settle, signIn, soFar, tab } from "./platform.mjs";
+import { ADA, BOB, LOGOUT, Locks, REFRESH, Server, Store, TOKEN, Tabs, answer, page, pair, problem, settle, signIn, soFar, tab } from "./platform.mjs";
 
 const PATH = "/api/v1/me";
 
@@ -339,18 +339,191 @@ test("tabs of another kind of client do not concern each other", async () => {
 });
 
 test("a page with a session is over when somebody else's page is opened", async (t) => {
-  globalThis.document = { querySelector: () => null, body: { dataset: { userId: "1" } } };
-  t.after(() => delete globalThis.document);
-  const { server, tabs, open } = browser(1, { credential: "session" });
+  page(t, { userId: "1" });
+  const { server, tabs, channel } = browser(1, { credential: "session" });
   const call = tabs[0].client.fetch("/api/v1/sessions");
   await server.next("/api/v1/sessions");
-  for (const [user, expected] of [[ADA, "pending"], [BOB, "GapuraSignedOut"]]) {
-    const other = open();
-    const coming = other.client.resume();
-    (await server.next(PATH)).answer(answer(user));
-    await coming;
-    assert.equal(await soFar(call), expected, user.username);
-    other.client.close();
+  const other = channel.join();
+  other.postMessage({ kind: "session", type: "signed-in", user: ADA });
+  other.postMessage({ kind: "session", type: "signed-out", userId: "2", reason: "logged_out" });
+  assert.equal(await soFar(call), "pending");
+  other.postMessage({ kind: "session", type: "signed-in", user: BOB });
+  assert.equal(await soFar(call), "GapuraSignedOut");
+  assert.deepEqual(tabs[0].told, [["signed-out", null, "other_user"]]);
+});
+
+test("a page with a session tells the others who is there, and who has left", async (t) => {
+  page(t, { userId: "1" });
+  const { server, tabs } = browser(3, { credential: "session" });
+  const coming = tabs[0].client.resume();
+  (await server.next(PATH)).answer(answer(ADA));
+  assert.deepEqual(await coming, ADA);
+  // Nobody had to ask whose this page is.
+  tabs[1].client.logout();
+  await settle();
+  assert.deepEqual(tabs[0].told, [["signed-in", "ada"], ["signed-out", "ada", "logged_out"]]);
+  assert.deepEqual(tabs[2].told, [["signed-out", null, "logged_out"]]);
+});
+
+test("a page that was made for one user is over when the session is another's", async (t) => {
+  page(t, { userId: "1" });
+  const { server, tabs } = browser(1, { credential: "session" });
+  const coming = tabs[0].client.resume();
+  (await server.next(PATH)).answer(answer(BOB));
+  assert.equal(await coming, null);
+  assert.deepEqual(tabs[0].told, [["signed-out", null, "other_user"]]);
+});
+
+test("a logout of somebody else that is heard late concerns nobody here", async () => {
+  const { tabs, channel } = browser(1);
+  await signIn(tabs[0], BOB);
+  channel.join().postMessage({ kind: "token/cookie", type: "signed-out", userId: "1", reason: "logged_out" });
+  await settle();
+  assert.equal(tabs[0].client.user.username, "bob");
+});
+
+test("tabs that keep the refresh token elsewhere do not concern each other", async () => {
+  const { channel, tabs } = browser(1);
+  await signIn(tabs[0], ADA);
+  channel.join().postMessage({ kind: "token/memory", type: "signed-out", userId: "1", reason: "logged_out" });
+  await settle();
+  assert.deepEqual(tabs[0].client.user, ADA);
+});
+
+test("a page that is being loaded while another tab logs out brings nobody back, in neither", async () => {
+  const { server, tabs, open, channel } = browser(1);
+  const login = { login: "one" };
+  await signIn(tabs[0], ADA, login);
+  // It hears nothing of what the other has, and asks the server.
+  const ends = [...channel.ends];
+  for (const end of ends) channel.ends.delete(end);
+  const next = open();
+  const coming = next.client.resume();
+  const refresh = await server.next(REFRESH);
+  for (const end of ends) channel.ends.add(end);
+  tabs[0].client.logout();
+  await settle();
+  refresh.answer(answer(pair(ADA, login)));
+  assert.equal(await coming, null);
+  (await server.next(LOGOUT)).answer(answer(null));
+  await settle();
+  for (const { client } of [next, ...tabs]) assert.equal(client.user, null);
+});
+
+test("what another tab says before it has heard of the logout comes too late; the next login does not", async () => {
+  const { channel, tabs } = browser(1);
+  const { access_token: token } = pair(ADA, { login: "one" });
+  await signIn(tabs[0], ADA, { login: "one" });
+  tabs[0].client.logout();
+  const other = channel.join();
+  const told = { kind: "token/cookie", type: "signed-in", user: ADA, left: 1e6, lifetime: 1e6 };
+  other.postMessage({ ...told, token });
+  await settle();
+  assert.equal(tabs[0].client.user, null);
+  other.postMessage({ ...told, token: pair(ADA, { login: "two" }).access_token });
+  await settle();
+  assert.deepEqual(tabs[0].client.user, ADA);
+});
+
+test("a sign-in under way here is not undone by one in another tab: it comes later, and counts", async () => {
+  const { server, tabs, channel } = browser(1);
+  const coming = tabs[0].client.login({ username: "ada", password: "x" });
+  const request = await server.next(TOKEN);
+  channel.join().postMessage({ kind: "token/cookie", type: "signed-in", user: BOB, token: "bob-x", left: 1e6, lifetime: 1e6 });
+  await settle();
+  assert.equal(tabs[0].client.user, null);
+  request.answer(answer(pair(ADA)));
+  assert.deepEqual(await coming, ADA);
+  assert.deepEqual(tabs[0].told, [["signed-in", "ada"]]);
+});
+
+test("a logout whose turn comes after the next login leaves that one's cookie, also if the news is not here yet", async () => {
+  const { server, tabs, locks, storage } = browser(1);
+  await signIn(tabs[0], ADA);
+  let release;
+  locks.request("x", {}, () => new Promise((resolve) => (release = resolve)));
+  await settle();
+  tabs[0].client.logout();
+  await settle();
+  // As the login in another tab does.
+  for (const key of storage.keys()) storage.removeItem(key);
+  release();
+  const logout = await server.next(LOGOUT);
+  assert.match(logout.token, /^ada-/);
+  assert.equal(logout.init.credentials, "omit");
+});
+
+test("a tab answers for its own user alone", async () => {
+  const { channel, tabs } = browser(1);
+  await signIn(tabs[0], ADA);
+  const other = channel.join();
+  const heard = [];
+  other.addEventListener("message", ({ data }) => heard.push([data.type, data.user?.id]));
+  other.postMessage({ kind: "token/cookie", type: "ask", userId: "2", token: "", left: 0 });
+  await settle();
+  assert.deepEqual(heard, []);
+  other.postMessage({ kind: "token/cookie", type: "ask", userId: "1", token: "", left: 1e9 });
+  await settle();
+  assert.deepEqual(heard, [], "what the other has is better");
+  other.postMessage({ kind: "token/cookie", type: "ask", userId: "1", token: "", left: 0 });
+  await settle();
+  assert.deepEqual(heard, [["here", "1"]]);
+});
+
+test("a page that comes back from the browser's own cache looks who is there by now", async (t) => {
+  const { show } = page(t);
+  for (const refreshToken of ["cookie", "memory", "localStorage"]) {
+    const here = tab({ options: { refreshToken } });
+    await signIn(here, ADA, { refreshToken: "first" });
+    show(false);
+    await settle();
+    assert.equal(here.server.requests.length, 1, "loaded and not brought back");
+    show();
+    if (refreshToken === "cookie") {
+      (await here.server.next(REFRESH)).answer(answer(pair(BOB)));
+      await settle();
+      assert.equal(here.client.user.username, "bob");
+    } else {
+      // A refresh token may have been used by others: the access token tells first.
+      (await here.server.next(PATH)).answer(problem(401, "token_revoked"));
+      (await here.server.next(REFRESH)).answer(problem(401, "refresh_invalid"));
+      await settle();
+      assert.equal(here.client.user, null);
+    }
+    here.client.close();
+    show();
+    await settle();
+    assert.equal(here.server.requests.every(({ done }) => done), true, "closed");
   }
+});
+
+test("a page of ours that comes back from the browser's own cache is over when the session is another's", async (t) => {
+  const { show } = page(t, { userId: "1" });
+  const here = tab({ options: { credential: "session" } });
+  show();
+  (await here.server.next(PATH)).answer(answer(BOB));
+  await settle();
+  assert.deepEqual(here.told, [["signed-out", null, "other_user"]]);
+});
+
+test("what was closed while it waited asks for nothing", async () => {
+  const { server, tabs } = browser(1);
+  await signIn(tabs[0], ADA);
+  tabs[0].client.logout();
+  await server.next(LOGOUT);
+  const coming = tabs[0].client.resume();
+  await settle();
   tabs[0].client.close();
+  assert.equal(await soFar(coming), "GapuraSignedOut");
+  await settle();
+  assert.deepEqual(server.requests.map(({ path }) => path), [TOKEN, LOGOUT]);
+});
+
+test("a client that is closed at the news of another user takes that one in no more", async () => {
+  const { tabs, channel } = browser(1);
+  await signIn(tabs[0], ADA);
+  tabs[0].client.on("signed-out", () => tabs[0].client.close());
+  channel.join().postMessage({ kind: "token/cookie", type: "signed-in", user: BOB, token: "bob-x", left: 1e6, lifetime: 1e6 });
+  await settle();
+  assert.equal(tabs[0].client.user, null);
 });

@@ -3,7 +3,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
-import { ADA, LOGOUT, REFRESH, TOKEN, answer, pair, problem, settle, signIn, soFar, tab } from "./platform.mjs";
+import { ADA, LOGOUT, REFRESH, TOKEN, answer, page, pair, problem, settle, signIn, soFar, tab } from "./platform.mjs";
 
 const PATH = "/api/v1/me";
 
@@ -346,9 +346,7 @@ test("with the token in memory it is sent in the body, and no cookie with it", a
 });
 
 test("a session is known by its cookie, and changes carry the form token", async (t) => {
-  const meta = { getAttribute: () => "form token" };
-  globalThis.document = { querySelector: () => meta, body: { dataset: {} } };
-  t.after(() => delete globalThis.document);
+  page(t, { token: "form token" });
   const here = tab({ options: { credential: "session" } });
   const coming = here.client.resume();
   (await here.server.next(PATH)).answer(answer({ ...ADA, locale: "en" }));
@@ -368,8 +366,7 @@ test("a session is known by its cookie, and changes carry the form token", async
 });
 
 test("a session is logged out of by the page's own form", async (t) => {
-  globalThis.document = { querySelector: () => ({ getAttribute: () => "form token" }), body: { dataset: {} } };
-  t.after(() => delete globalThis.document);
+  page(t, { token: "form token" });
   const here = tab({ options: { credential: "session" } });
   const leaving = here.client.logout();
   const request = await here.server.next("/logout");
@@ -395,4 +392,67 @@ test("a script shows its personal token, and beside an access token keeps it as 
   other.client.fetch(PATH).catch(() => {});
   const both = await other.server.next(PATH);
   assert.deepEqual([both.token, both.headers.get("X-Personal-Token")], [token, "1|gpr_x"]);
+});
+
+test("who the user is is learnt again at each refresh", async () => {
+  const here = tab();
+  await signIn(here, ADA);
+  here.clock.at += 1_790_000;
+  here.client.fetch(PATH);
+  (await here.server.next(REFRESH)).answer(answer(pair({ ...ADA, role: "admin" })));
+  await here.server.next(PATH);
+  assert.equal(here.client.user.role, "admin");
+});
+
+test("a token that lives for months sets no timer that rings at once", async (t) => {
+  const waits = [];
+  t.mock.method(globalThis, "setTimeout", (_work, wait) => void waits.push(wait));
+  const here = tab();
+  await signIn(here, ADA, { expiresIn: 90 * 86_400 });
+  assert.ok(waits.length > 0 && waits.every((wait) => wait < 2 ** 31), `${waits}`);
+});
+
+test("a pause is half a minute at most, and a minute where the server asks for a day", async (t) => {
+  t.mock.timers.enable({ apis: ["setTimeout"] });
+  t.mock.method(Math, "random", () => 0.5);
+  const here = tab();
+  const { opened } = here;
+  await signIn(here, ADA);
+  here.client.connect();
+  await settle();
+  for (let count = 1; count <= 12; count += 1) {
+    opened.at(-1).drop(1006);
+    t.mock.timers.tick(30_000);
+    await settle();
+    assert.equal(opened.length, count + 1);
+  }
+  const call = here.client.get(PATH);
+  (await here.server.next(PATH)).answer(problem(503, "unavailable", {}, { "Retry-After": "86400" }));
+  await settle();
+  t.mock.timers.tick(59_999);
+  await settle();
+  assert.equal(here.server.open(PATH).length, 0);
+  t.mock.timers.tick(10_000);
+  (await here.server.next(PATH)).answer(answer(1));
+  assert.equal(await call, 1);
+});
+
+test("an error that is no JSON is an error all the same", async () => {
+  const here = tab();
+  await signIn(here, ADA);
+  const call = here.client.get(PATH);
+  (await here.server.next(PATH)).answer(new Response("<h1>No such page</h1>", { status: 404 }));
+  await assert.rejects(call, { name: "GapuraError", status: 404, code: "unknown", message: "HTTP 404" });
+});
+
+test("a browser that denies its storage denies nobody a login", async () => {
+  const denied = new Proxy({}, { get: () => { throw new DOMException("denied", "SecurityError"); } });
+  for (const refreshToken of ["cookie", "localStorage"]) {
+    const here = tab({ storage: denied, options: { refreshToken, legacyKeys: ["token"] } });
+    await signIn(here, ADA, { refreshToken: "first" });
+    const leaving = here.client.logout();
+    (await here.server.next(LOGOUT)).answer(answer(null));
+    assert.equal(await leaving, true);
+    assert.equal(here.client.user, null);
+  }
 });
