@@ -80,12 +80,16 @@ test("what one sign-in does leaves nothing behind either", async (t) => {
   const timers = countTimers(t);
   const here = tab();
   await signIn(here, ADA);
-  here.server.rule = ({ path }) => answer(path === REFRESH ? pair(ADA) : { text: "x".repeat(1000) });
+  here.server.rule = ({ path }) => {
+    if (path === "/api/v1/none") return problem(404, "not_found", { text: "x".repeat(1000) });
+    return answer(path === REFRESH ? pair(ADA) : { text: "x".repeat(1000) });
+  };
   const turn = async (number) => {
     here.clock.at += 1_790_000;
     await here.client.fetch("/api/v1/me");
     await (await here.client.fetch("/api/v1/me")).json();
     await here.client.get(`/api/v1/me?${number}`, { maxAge: 1 });
+    await here.client.get("/api/v1/none").catch(() => {});
     here.server.requests.length = here.told.length = 0;
   };
   const heap = async (turns) => {

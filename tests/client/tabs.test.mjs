@@ -519,6 +519,19 @@ test("what was closed while it waited asks for nothing", async () => {
   assert.deepEqual(server.requests.map(({ path }) => path), [TOKEN, LOGOUT]);
 });
 
+test("who signs in in another tab while this one waits is who is here", async () => {
+  const { server, tabs, channel } = browser(1);
+  await signIn(tabs[0], ADA);
+  tabs[0].client.logout();
+  const logout = await server.next(LOGOUT);
+  const coming = tabs[0].client.resume();
+  channel.join().postMessage({ kind: "token/cookie", type: "signed-in", user: BOB, token: "bob-x", left: 1e6, lifetime: 1e6 });
+  await settle();
+  logout.answer(answer(null));
+  assert.equal((await coming).username, "bob");
+  assert.equal(server.count(REFRESH), 0);
+});
+
 test("a client that is closed at the news of another user takes that one in no more", async () => {
   const { tabs, channel } = browser(1);
   await signIn(tabs[0], ADA);

@@ -265,6 +265,7 @@ test("listeners hear of an expiry ahead", async (t) => {
   await signIn(here, ADA);
   here.clock.at += 1_500_000;
   t.mock.timers.tick(1_500_000);
+  await settle();
   assert.deepEqual(here.told.at(-1), ["expiring", "ada"]);
   assert.equal(here.server.count(REFRESH), 0, "a forgotten tab renews nothing");
 });

@@ -386,6 +386,220 @@ async fn a_network_that_goes_in_the_middle_of_a_refresh_signs_nobody_out() {
     ada.client.close().await.expect("the browser closes");
 }
 
+/// A `fetch` whose answers to the paths in `held` wait for `release()`, and which nothing aborts; it
+/// counts its requests.
+const HELD: &str = "(async (url, {signal, ...init}) => {
+    const {pathname} = new URL(url);
+    asked[pathname] = (asked[pathname] ?? 0) + 1;
+    if (pathname === '/api/v1/tokens') return new Response('', {status: 503});
+    const waits = held.has(pathname);
+    const answer = await fetch(url, init);
+    if (waits) await gate;
+    return answer;
+})";
+
+#[actix_web::test]
+async fn what_is_under_way_at_logout_reaches_nobody_when_it_comes_after_the_next_login() {
+    let settings = [
+        ("GAPURA_ACCESS_TOKEN_LIFETIME", "60s"),
+        ("GAPURA_AUTO_REFRESH_THRESHOLD", "1s"),
+    ];
+    let app = serve(&settings).await;
+    let browser = Chromium::open(&app).await;
+    browser.go("/login").await;
+    let prepare = "(() => {
+        window.asked = {};
+        window.held = new Set(['/api/v1/me', '/api/v1/sessions', '/api/v1/auth/refresh']);
+        window.gate = new Promise((release) => { window.release = release; });
+        window.old = ['token', 'user'];
+        for (const store of [localStorage, sessionStorage]) for (const key of old) store.setItem(key, 'of an older client');
+        window.rung = [];
+        const set = setTimeout;
+        window.setTimeout = (work, wait) => set(() => { rung.push(wait); work(); }, wait);
+        return true;
+    })()";
+    browser.evaluate(prepare).await;
+    let load = format!(
+        "import('/static/js/gapura-client.js').then(({{createClient}}) => {{
+            window.gapura = createClient({{refreshToken: 'memory', legacyKeys: old, fetch: {HELD}}});
+            window.told = [];
+            for (const name of ['signed-in', 'signed-out', 'refreshed', 'expiring'])
+                gapura.on(name, ({{user}}) => told.push([name, user.username]));
+            return true;
+        }})"
+    );
+    browser.evaluate(&load).await;
+    sign_in(&browser, "ada").await;
+    let kept = "JSON.stringify([{...localStorage}, {...sessionStorage}])";
+    assert_eq!(browser.evaluate(kept).await, "[{},{}]");
+
+    // A request, a shared one, one that is to be tried again, one whose body nobody has read yet.
+    let start = "(async () => {
+        const read = await gapura.fetch('/healthz');
+        window.calls = [gapura.fetch('/api/v1/sessions'), gapura.get('/api/v1/me', {maxAge: 60000}),
+            gapura.get('/api/v1/me', {maxAge: 60000}), gapura.get('/api/v1/tokens')];
+        window.outcomes = Promise.all(calls.map((call) => call.then(() => 'delivered', ({name}) => name)));
+        window.reading = () => read.text().then(() => 'read', ({name}) => name);
+        return true;
+    })()";
+    browser.evaluate(start).await;
+    browser
+        .until("asked['/api/v1/sessions'] === 1 && asked['/api/v1/me'] === 1 && asked['/api/v1/tokens'] >= 1")
+        .await;
+    // And a refresh.
+    app.advance(Duration::from_secs(61));
+    let refresh = "window.refreshing = gapura.fetch('/api/v1/audit').then(() => 'delivered', ({name}) => name); true";
+    browser.evaluate(refresh).await;
+    browser.until("asked['/api/v1/auth/refresh'] === 1").await;
+
+    // Bob signs in without a logout before, and has answers of his own by then.
+    browser.evaluate("held.clear(); true").await;
+    sign_in(&browser, "bob").await;
+    let signed_out = "GapuraSignedOut";
+    let outcomes = json!([signed_out, signed_out, signed_out, signed_out]);
+    assert_eq!(browser.evaluate("outcomes").await, outcomes);
+    assert_eq!(browser.evaluate("refreshing").await, signed_out);
+    assert_eq!(browser.evaluate("reading()").await, signed_out);
+    let his = "gapura.get('/api/v1/me', {maxAge: 60000}).then(({username}) => username)";
+    assert_eq!(browser.evaluate(his).await, "bob");
+    let tries = browser.evaluate("asked['/api/v1/tokens']").await;
+
+    browser.evaluate("release(); rung.length = 0; true").await;
+    // As long as the next try of what was refused would have taken at most, and longer.
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    assert_eq!(browser.evaluate(his).await, "bob");
+    assert_eq!(browser.evaluate("asked['/api/v1/tokens']").await, tries);
+    assert_eq!(
+        browser.evaluate("rung").await,
+        json!([]),
+        "no timer is left"
+    );
+    let told = json!([
+        ["signed-in", "ada"],
+        ["signed-out", "ada"],
+        ["signed-in", "bob"]
+    ]);
+    assert_eq!(browser.evaluate("told").await, told);
+    assert_eq!(browser.evaluate("gapura.logout()").await, true);
+    browser
+        .evaluate("for (const key of old) sessionStorage.setItem(key, 'x'); gapura.logout()")
+        .await;
+    assert_eq!(browser.evaluate(kept).await, "[{},{}]");
+    // Chromium says that a request without cookies does not clear the site's data.
+    browser.client.close().await.expect("the browser closes");
+}
+
+#[actix_web::test]
+async fn a_thousand_turns_leave_nothing_behind_in_a_browser() {
+    let app = serve(&[]).await;
+    let browser = Chromium::open(&app).await;
+    browser.go("/login").await;
+    // The server is played, or its password hashing would be what is measured; the rest is the browser's own.
+    let load = "import('/static/js/gapura-client.js').then(({createClient}) => {
+        const people = ['ada', 'bob'].map((username, id) => ({id: `${id}`, username, email: '', name: '', role: 'user'}));
+        let number = 0;
+        window.timers = new Set();
+        const [set, clear] = [setTimeout, clearTimeout];
+        window.setTimeout = (work, wait) => {
+            const timer = set(() => { timers.delete(timer); work(); }, wait);
+            timers.add(timer);
+            return timer;
+        };
+        window.clearTimeout = (timer) => { timers.delete(timer); clear(timer); };
+        window.open = new Set();
+        class Socket {
+            constructor() { open.add(this); setTimeout(() => { this.readyState = 1; this.onopen?.(); }, 0); }
+            send() {}
+            close() { open.delete(this); }
+        }
+        const answer = (data) => new Response(JSON.stringify({data}));
+        const play = async (url, {signal}) => {
+            if (url.endsWith('/token')) return answer({access_token: `t${number}`, expires_in: 1800, user: people[number % 2]});
+            if (url.endsWith('/hangs')) return new Promise((_, reject) => signal.addEventListener('abort', () => reject(signal.reason)));
+            return answer('x'.repeat(10000));
+        };
+        const gapura = createClient({fetch: play, WebSocket: Socket});
+        window.turns = async (count) => {
+            for (; count > 0; count -= 1, number += 1) {
+                await gapura.login({username: 'x', password: 'x'});
+                gapura.connect();
+                const hanging = [gapura.fetch('/hangs'), gapura.get('/hangs')].map((call) => call.then(() => 1, () => 0));
+                await gapura.get('/api/v1/me', {maxAge: 60000});
+                await gapura.logout();
+                if ((await Promise.all(hanging)).some((kept) => kept)) return 'delivered';
+            }
+            // The browser hears of a lock that was let go a little later.
+            await new Promise((over) => set(over, 200));
+            return [timers.size, open.size, (await navigator.locks.query()).held.length];
+        };
+        return true;
+    })";
+    browser.evaluate(load).await;
+    assert_eq!(browser.evaluate("turns(1000)").await, json!([0, 0, 0]));
+    let before = in_use(&browser).await;
+    assert_eq!(browser.evaluate("turns(1000)").await, json!([0, 0, 0]));
+    let after = in_use(&browser).await;
+    assert!(
+        after[0] - before[0] < 1_000_000.0 && after[1] - before[1] < 5.0,
+        "bytes and listeners: {before:?}, {after:?}"
+    );
+    browser.close().await;
+}
+
+/// Bytes of the heap and listeners of the page, once what nobody holds is gone.
+async fn in_use(browser: &Chromium) -> [f64; 2] {
+    for _ in 0..3 {
+        browser
+            .devtools("HeapProfiler.collectGarbage", json!({}))
+            .await;
+    }
+    let heap = browser.devtools("Runtime.getHeapUsage", json!({})).await;
+    let counters = browser.devtools("Memory.getDOMCounters", json!({})).await;
+    [&heap["usedSize"], &counters["jsEventListeners"]]
+        .map(|count| count.as_f64().expect("a number"))
+}
+
+#[actix_web::test]
+async fn a_page_that_is_loaded_while_another_tab_logs_out_brings_nobody_back() {
+    let app = serve(&[]).await;
+    let ada = Chromium::open(&app).await;
+    let [first, second] = two_tabs(&ada, "{}").await;
+    sign_in(&ada, "ada").await;
+    turn_to(&ada, &first).await;
+    // It has no neighbours that it could ask, and its answer from the server is slow.
+    let load = "import('/static/js/gapura-client.js').then(({createClient}) => {
+        gapura.close();
+        window.gate = new Promise((release) => { window.release = release; });
+        const slow = async (url, init) => {
+            const answer = await fetch(url, init);
+            window.answered = true;
+            await gate;
+            return answer;
+        };
+        window.channel = new BroadcastChannel('gapura:');
+        const deaf = {postMessage: (message) => channel.postMessage(message), removeEventListener() {},
+            addEventListener: (type, listener) => channel.addEventListener(type, (event) => {
+                if (event.data.type !== 'here') listener(event);
+            })};
+        window.gapura = createClient({fetch: slow, channel: deaf});
+        window.coming = gapura.resume();
+        return true;
+    })";
+    ada.evaluate(load).await;
+    ada.until("window.answered === true").await;
+    turn_to(&ada, &second).await;
+    ada.evaluate("window.leaving = gapura.logout(); true").await;
+    turn_to(&ada, &first).await;
+    ada.evaluate("release(); true").await;
+    assert_eq!(ada.evaluate("coming").await, Value::Null);
+    turn_to(&ada, &second).await;
+    assert_eq!(ada.evaluate("leaving").await, true);
+    assert_eq!(ada.evaluate("gapura.user").await, Value::Null);
+    arrive(&ada, "{}").await;
+    assert_eq!(ada.evaluate("gapura.resume()").await, Value::Null);
+    ada.close().await;
+}
+
 #[actix_web::test]
 async fn a_page_of_ours_speaks_for_its_session() {
     let app = serve(&[]).await;
