@@ -119,8 +119,6 @@ class Generation {
   refreshing;
   /** @type {ReturnType<typeof setTimeout> | undefined} */
   expiry;
-  /** Who waits for another tab to tell of a better token. @type {(() => void) | undefined} */
-  taken;
   /** @type {{renew: () => void, close: () => void} | undefined} */
   socket;
   /** Answers of `get`. @type {Map<string, {data: unknown, at: number, until: number}>} */
@@ -201,15 +199,11 @@ class Generation {
     if (this.over) return;
     this.over = reason;
     for (const timer of this.#timers) clearTimeout(timer);
-    this.#timers.clear();
     this.socket?.close();
     this.kept.clear();
-    this.shared.clear();
     this.token = "";
     this.refreshToken = undefined;
-    const told = [...this.#atEnd];
-    this.#atEnd.clear();
-    for (const tell of told) tell(reason);
+    for (const tell of this.#atEnd) tell(reason);
     this.#abort.abort(reason);
   }
 }
@@ -365,7 +359,7 @@ export function createClient(options = {}) {
 
   /** @param {any} message without its kind */
   function tell(message) {
-    if (!closed) ifAllowed(() => channel?.postMessage({ kind, ...message }));
+    ifAllowed(() => channel?.postMessage({ kind, ...message }));
   }
 
   /** @param {Generation} g @param {"signed-in" | "refreshed" | "here"} type */
@@ -387,11 +381,11 @@ export function createClient(options = {}) {
 
   /** @param {{data: Message}} event */
   function hear({ data: message }) {
-    if (closed || message?.kind !== kind) return;
+    if (message?.kind !== kind) return;
     const g = current;
     if (message.type === "ask") {
       const meant = g?.user && (message.userId ?? g.user.id) === g.user.id;
-      if (g && meant && g.token !== message.token && g.expiresAt - now() > message.left) tellState(g, "here");
+      if (g && meant && g.expiresAt - now() > message.left) tellState(g, "here");
     } else if (message.type === "signed-out") {
       ended = message.login ?? ended;
       if (g && idOf(g) === message.userId) leave(g, message.reason, false);
@@ -417,16 +411,7 @@ export function createClient(options = {}) {
     if (!channel) return;
     const left = g.user ? g.expiresAt - now() : 0;
     tell({ type: "ask", userId: g.user?.id ?? null, token: stale, left });
-    /** @type {ReturnType<typeof setTimeout> | undefined} */
-    let timer;
-    const heard = new Promise((resolve) => {
-      timer = g.later(PEER_PATIENCE, () => resolve(undefined));
-      g.taken = () => resolve(undefined);
-    });
-    await g.within(heard).finally(() => {
-      g.never(timer);
-      g.taken = undefined;
-    });
+    await g.pause(PEER_PATIENCE);
   }
 
   /**
@@ -449,7 +434,6 @@ export function createClient(options = {}) {
         started = true;
         stop();
         try {
-          g.check();
           resolve(await work());
         } catch (error) {
           reject(error);
@@ -500,10 +484,10 @@ export function createClient(options = {}) {
     g.check();
     const sent = g.token;
     const signal = init.signal ? AbortSignal.any([g.signal, init.signal]) : g.signal;
-    const response = await g.within(send(url, { credentials, ...init, headers: headersOf(g, init), signal }));
+    const response = await send(url, { credentials, ...init, headers: headersOf(g, init), signal });
     const token = response.headers.get("X-New-Access-Token");
     // Only in place of the token it was sent with: a slow answer does not bring an older one back.
-    if (token && sent !== "" && sent === g.token && response.headers.get("X-Token-Refreshed") === "true") {
+    if (token && sent !== "" && sent === g.token) {
       const lifetime = lifetimeOf(token) || g.lifetime;
       const refreshToken = response.headers.get("X-New-Refresh-Token") ?? undefined;
       take(g, { token, left: lifetime, lifetime, refreshToken }, true);
@@ -523,7 +507,7 @@ export function createClient(options = {}) {
         patience.signal.addEventListener("abort", () => reject(patience.signal.reason));
       });
       const asked = (async () => {
-        const response = await request(g, urlOf(path), { cache: "no-store", ...init, signal: patience.signal });
+        const response = await request(g, urlOf(path), { ...init, signal: patience.signal });
         if (!response.ok) throw await g.within(problemOf(response));
         return (await g.within(response.json())).data;
       })();
@@ -565,7 +549,6 @@ export function createClient(options = {}) {
       else if (keeping === "memory") g.refreshToken = token;
     }
     expectExpiry(g);
-    g.taken?.();
     if (!isRenewal || !g.user) return;
     if (ours) tellState(g, "refreshed");
     g.socket?.renew();
@@ -593,7 +576,7 @@ export function createClient(options = {}) {
     g.refreshing ??= renewed(g).finally(() => {
       g.refreshing = undefined;
     });
-    return g.within(g.refreshing);
+    return g.refreshing;
   }
 
   /** @param {Generation} g */
@@ -679,12 +662,11 @@ export function createClient(options = {}) {
     const login = claimsOf(token).sid;
     ended = login ?? ended;
     // A refused login leaves a script what it had before; who logs out leaves nothing.
-    current = reason === "logged_out" || bySession || closed ? null : resting();
+    current = reason === "logged_out" || bySession ? null : resting();
     g.end(new GapuraSignedOut(reason));
     if (ours) {
       // Another tab's end is that tab's to clean up after: by now the keys may be the next login's.
       if (user) ifAllowed(() => storage()?.removeItem(keyOf(user.id, REFRESH_TOKEN)));
-      forgetLegacy();
       if (userId) tell({ type: "signed-out", userId, login, reason });
     }
     if (user || bySession) emit(g, "signed-out", { user, reason });
@@ -712,7 +694,7 @@ export function createClient(options = {}) {
         if (refreshToken) headers.set("X-Refresh-Token", refreshToken);
         let path = everywhere ? "api/v1/auth/logout-all" : "api/v1/auth/logout";
         /** @type {RequestInit} */
-        const init = { method: "POST", headers, keepalive: true, cache: "no-store", signal: g.signal };
+        const init = { method: "POST", headers, keepalive: true, signal: g.signal };
         if (bySession && !everywhere) {
           path = "logout";
           init.redirect = "manual";

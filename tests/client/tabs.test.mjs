@@ -10,9 +10,9 @@ const PATH = "/api/v1/me";
 /** As many tabs of one browser; `options` for each. */
 function browser(count, options = {}) {
   const shared = { channel: new Tabs(), locks: new Locks(), server: new Server(), clock: { at: 1000 }, storage: new Store() };
-  const open = () =>
-    tab({ ...shared, options: { channel: shared.channel.join(), locks: shared.locks, ...options } });
-  return { ...shared, open, tabs: Array.from({ length: count }, open) };
+  const open = (more) =>
+    tab({ ...shared, options: { channel: shared.channel.join(), locks: shared.locks, ...options, ...more } });
+  return { ...shared, open, tabs: Array.from({ length: count }, () => open()) };
 }
 
 test("signing in and out in one tab is signing in and out in all", async () => {
@@ -539,4 +539,92 @@ test("a client that is closed at the news of another user takes that one in no m
   channel.join().postMessage({ kind: "token/cookie", type: "signed-in", user: BOB, token: "bob-x", left: 1e6, lifetime: 1e6 });
   await settle();
   assert.equal(tabs[0].client.user, null);
+});
+
+test("a page that waits to ask again who is here gives up when somebody signs in", async (t) => {
+  t.mock.timers.enable({ apis: ["setTimeout"] });
+  const here = tab();
+  const coming = here.client.resume();
+  (await here.server.next(REFRESH)).answer(problem(503, "unavailable"));
+  await settle();
+  here.server.rule = ({ path }) => (path === LOGOUT ? answer(null) : answer(pair(BOB)));
+  await here.client.login({ username: "bob", password: "x" });
+  assert.equal(await soFar(coming), "GapuraSignedOut");
+});
+
+test("a logout that the server refuses or never answers is told again; one that it knows of is not", async (t) => {
+  t.mock.timers.enable({ apis: ["setTimeout"] });
+  for (const [outcome, known] of [["refused", false], ["nothing", false], ["over", true]]) {
+    const { server, tabs, open, storage } = browser(1, { locks: null, channel: null });
+    await signIn(tabs[0], ADA);
+    const leaving = tabs[0].client.logout();
+    const logout = await server.next(LOGOUT);
+    if (outcome === "refused") logout.answer(problem(503, "unavailable"));
+    if (outcome === "over") logout.answer(problem(401, "token_revoked"));
+    if (outcome === "nothing") t.mock.timers.tick(10_000);
+    assert.equal(await soFar(leaving), known, outcome);
+    assert.equal(storage.length, known ? 0 : 1);
+    // A client that has no cookie has nothing to do with it.
+    const other = open({ refreshToken: "memory" });
+    assert.equal(await soFar(other.client.resume()), null);
+    const next = open();
+    next.client.resume();
+    await settle();
+    assert.deepEqual([server.count(LOGOUT), server.count(REFRESH)], known ? [1, 1] : [2, 0], outcome);
+  }
+});
+
+test("who signs in while a page is about to tell of an old logout is left alone", async () => {
+  const { server, tabs, locks, storage } = browser(1);
+  storage.setItem("gapura:https://gapura.test:1:signed-out", "1");
+  let release;
+  locks.request("x", {}, () => new Promise((resolve) => (release = resolve)));
+  const coming = tabs[0].client.resume();
+  await settle();
+  // As the login in another tab does.
+  storage.removeItem("gapura:https://gapura.test:1:signed-out");
+  release();
+  await coming;
+  assert.equal(server.count(LOGOUT), 0);
+});
+
+test("a tab from which the lock was taken does not begin again", async () => {
+  const { server, tabs, locks } = browser(1);
+  await signIn(tabs[0], ADA);
+  tabs[0].clock.at += 1_800_000;
+  const call = tabs[0].client.fetch(PATH);
+  const refresh = await server.next(REFRESH);
+  locks.request("x", { steal: true }, async () => {});
+  await settle();
+  assert.equal(server.count(REFRESH), 1);
+  refresh.answer(answer(pair(ADA)));
+  (await server.next(PATH)).answer(answer(1));
+  assert.equal((await call).status, 200);
+});
+
+test("where locks are denied it goes without", async () => {
+  const locks = { request: () => Promise.reject(new DOMException("denied", "SecurityError")) };
+  const here = tab({ options: { locks } });
+  await signIn(here, ADA);
+  assert.deepEqual(here.client.user, ADA);
+});
+
+test("of another tab's tokens only a better one is taken, with who the user is by now; and nobody comes by an answer alone", async () => {
+  const { server, tabs, channel } = browser(1);
+  const other = channel.join();
+  const told = { kind: "token/cookie", user: { ...ADA, role: "admin" }, lifetime: 1_800_000 };
+  other.postMessage({ ...told, type: "here", token: "other", left: 1_800_000 });
+  await settle();
+  assert.equal(tabs[0].client.user, null);
+  const token = await signIn(tabs[0], ADA);
+  other.postMessage({ ...told, type: "refreshed", token: "older", left: 1_700_000 });
+  await settle();
+  assert.equal(tabs[0].client.user.role, "user");
+  tabs[0].client.fetch(PATH);
+  assert.equal((await server.next(PATH)).token, token);
+  other.postMessage({ ...told, type: "refreshed", token: "newer", left: 1_900_000 });
+  await settle();
+  assert.equal(tabs[0].client.user.role, "admin");
+  tabs[0].client.fetch(PATH);
+  assert.equal((await server.next(PATH)).token, "newer");
 });

@@ -363,6 +363,8 @@ test("a session is known by its cookie, and changes carry the form token", async
   get.answer(problem(419, "session_expired", { reason: "idle" }));
   assert.equal(await soFar(call), "GapuraSignedOut");
   assert.deepEqual(here.told, [["signed-in", "ada"], ["signed-out", "ada", "idle"]]);
+  await assert.rejects(here.client.fetch(PATH), { name: "GapuraSignedOut" });
+  await assert.rejects(here.client.login({ username: "ada", password: "x" }), TypeError);
   here.client.close();
 });
 
@@ -393,6 +395,52 @@ test("a script shows its personal token, and beside an access token keeps it as 
   other.client.fetch(PATH).catch(() => {});
   const both = await other.server.next(PATH);
   assert.deepEqual([both.token, both.headers.get("X-Personal-Token")], [token, "1|gpr_x"]);
+  other.client.logout();
+  assert.deepEqual(other.told, [["signed-in", "ada"], ["signed-out", "ada", "logged_out"]]);
+  await assert.rejects(other.client.fetch(PATH), { name: "GapuraSignedOut" }, "nor as the script");
+  const nobody = tab({ options: { credential: { personalToken: "1|gpr_x" } } });
+  assert.equal(await nobody.client.logout(), true);
+  assert.deepEqual([nobody.told, nobody.server.requests], [[], []]);
+});
+
+test("a token that lives for a minute is renewed ten seconds ahead", async () => {
+  const here = tab();
+  await signIn(here, ADA, { expiresIn: 60 });
+  here.server.rule = ({ path }) => (path === PATH ? answer(1) : undefined);
+  here.clock.at += 49_000;
+  await here.client.fetch(PATH);
+  assert.equal(here.server.count(REFRESH), 0);
+  here.clock.at += 2_000;
+  here.client.fetch(PATH);
+  await here.server.next(REFRESH);
+});
+
+test("a token in the headers that nobody can read is taken to live as long as the one before", async () => {
+  const here = tab();
+  await signIn(here, ADA);
+  here.server.rule = ({ token, path }) =>
+    path === PATH ? answer(1, token === "opaque" ? {} : { headers: { "X-New-Access-Token": "opaque" } }) : undefined;
+  await here.client.fetch(PATH);
+  here.clock.at += 1_499_000;
+  await here.client.fetch(PATH);
+  assert.deepEqual([here.server.requests.at(-1).token, here.server.count(REFRESH)], ["opaque", 0]);
+  here.clock.at += 2_000;
+  here.client.fetch(PATH);
+  await here.server.next(REFRESH);
+});
+
+test("too many requests is no answer yet", async (t) => {
+  t.mock.timers.enable({ apis: ["setTimeout"] });
+  const here = tab();
+  await signIn(here, ADA);
+  for (const status of [429, 408, 500]) {
+    const call = here.client.get(PATH);
+    (await here.server.next(PATH)).answer(problem(status, "whatever"));
+    await settle();
+    t.mock.timers.tick(1000);
+    (await here.server.next(PATH)).answer(answer(status));
+    assert.equal(await call, status);
+  }
 });
 
 test("who the user is is learnt again at each refresh", async () => {
@@ -407,10 +455,15 @@ test("who the user is is learnt again at each refresh", async () => {
 
 test("a token that lives for months sets no timer that rings at once", async (t) => {
   const waits = [];
-  t.mock.method(globalThis, "setTimeout", (_work, wait) => void waits.push(wait));
+  t.mock.method(globalThis, "setTimeout", (work, wait) => void waits.push([work, wait]));
   const here = tab();
   await signIn(here, ADA, { expiresIn: 90 * 86_400 });
-  assert.ok(waits.length > 0 && waits.every((wait) => wait < 2 ** 31), `${waits}`);
+  const [[ring, wait]] = waits.slice(-1);
+  assert.ok(wait < 2 ** 31, `${wait}`);
+  here.clock.at += wait;
+  ring();
+  assert.deepEqual(here.told, [["signed-in", "ada"]], "it is not about to expire");
+  assert.equal(waits.at(-1)[1], 2 ** 31 - 1);
 });
 
 test("a pause is half a minute at most, and a minute where the server asks for a day", async (t) => {

@@ -318,7 +318,7 @@ async fn a_device_two_hours_off_refreshes_on_time_and_never_storms() {
         let script = json!({"source": wrong});
         ada.devtools("Page.addScriptToEvaluateOnNewDocument", script)
             .await;
-        arrive(&ada, "{}").await;
+        arrive(&ada, IN_MEMORY).await;
         sign_in(&ada, "ada").await;
         let poll = "(() => {
             window.statuses = [];
