@@ -196,7 +196,6 @@ class Generation {
 
   /** @param {GapuraSignedOut} reason */
   end(reason) {
-    if (this.over) return;
     this.over = reason;
     for (const timer of this.#timers) clearTimeout(timer);
     this.socket?.close();
@@ -788,7 +787,7 @@ export function createClient(options = {}) {
       await askPeers(g, "");
       for (let failures = 0; ; failures += 1) {
         try {
-          return await g.within(locked(g, () => restore(g)));
+          return await locked(g, () => restore(g));
         } catch (error) {
           if (!isTransient(error) || failures + 1 >= TRIES) throw error;
           await g.pause(backOff(failures, error));
@@ -800,7 +799,6 @@ export function createClient(options = {}) {
       throw error;
     } finally {
       if (pending === g) pending = null;
-      if (current !== g) g.end(new GapuraSignedOut("superseded"));
     }
   }
 
@@ -808,13 +806,13 @@ export function createClient(options = {}) {
   async function restore(g) {
     const [id = "", ...others] = keeping === "localStorage" ? storedFor(REFRESH_TOKEN) : [];
     const forget = () => [id, ...others].forEach((id) => ifAllowed(() => storage()?.removeItem(keyOf(id, REFRESH_TOKEN))));
-    if (keeping === "memory" || (keeping === "localStorage" && (id === "" || others.length > 0))) {
+    // Two people's: nobody can tell who was the last.
+    if (others.length > 0) {
       forget();
       return null;
     }
     try {
       const data = await ask(g, "api/v1/auth/refresh", refreshing(g, id));
-      if (id !== "" && id !== data.user.id) forget();
       // Logged out of in another tab, while this was under way.
       if (hasEnded(data.access_token)) return null;
       begin(g, data.user, pairOf(data), true);
@@ -904,7 +902,6 @@ export function createClient(options = {}) {
     if (response.status === 419 || (bySession && response.status === 401)) {
       const { reason, code } = await g.within(problemOf(response.clone()));
       if (code.startsWith("session_")) leave(g, reason ?? code, true);
-      g.check();
     }
     return sealed(g, response);
   }
@@ -947,7 +944,7 @@ export function createClient(options = {}) {
       socket.send(JSON.stringify({ type: "authenticate", token: sent }));
     };
     const again = () => {
-      g.later(backOff(failures++), () => void open(), true);
+      g.later(backOff(failures++), () => void open());
     };
     /** @param {any} message */
     const receive = (message) => {

@@ -230,6 +230,7 @@ test("who logs out without a network stays out, and the server is told when it c
   assert.equal(tabs[0].client.user, null);
   (await server.next(LOGOUT)).fail();
   assert.equal(await leaving, false);
+  assert.equal(storage.length, 1);
   tabs[0].client.close();
   const next = open();
   const coming = next.client.resume();
@@ -354,10 +355,13 @@ test("a page with a session is over when somebody else's page is opened", async 
 
 test("a page with a session tells the others who is there, and who has left", async (t) => {
   page(t, { userId: "1" });
-  const { server, tabs } = browser(3, { credential: "session" });
+  const { server, tabs, channel } = browser(3, { credential: "session" });
+  const heard = [];
+  channel.join().addEventListener("message", ({ data }) => heard.push(data.type));
   const coming = tabs[0].client.resume();
   (await server.next(PATH)).answer(answer(ADA));
   assert.deepEqual(await coming, ADA);
+  assert.deepEqual(heard, ["signed-in"]);
   // Nobody had to ask whose this page is.
   tabs[1].client.logout();
   await settle();
@@ -500,10 +504,13 @@ test("a page that comes back from the browser's own cache looks who is there by 
 test("a page of ours that comes back from the browser's own cache is over when the session is another's", async (t) => {
   const { show } = page(t, { userId: "1" });
   const here = tab({ options: { credential: "session" } });
-  show();
-  (await here.server.next(PATH)).answer(answer(BOB));
-  await settle();
-  assert.deepEqual(here.told, [["signed-out", null, "other_user"]]);
+  here.client.resume();
+  for (const user of [ADA, ADA, BOB]) {
+    (await here.server.next(PATH)).answer(answer(user));
+    await settle();
+    show();
+  }
+  assert.deepEqual(here.told, [["signed-in", "ada"], ["signed-out", "ada", "other_user"]]);
 });
 
 test("what was closed while it waited asks for nothing", async () => {
@@ -627,4 +634,43 @@ test("of another tab's tokens only a better one is taken, with who the user is b
   assert.equal(tabs[0].client.user.role, "admin");
   tabs[0].client.fetch(PATH);
   assert.equal((await server.next(PATH)).token, "newer");
+});
+
+test("who signs in takes the place of whoever the server could not be told of", async () => {
+  const { server, tabs, storage } = browser(1);
+  await signIn(tabs[0], ADA);
+  tabs[0].client.logout();
+  (await server.next(LOGOUT)).fail();
+  const coming = tabs[0].client.login({ username: "bob", password: "x" });
+  (await server.next(LOGOUT)).fail();
+  (await server.next(TOKEN)).answer(answer(pair(BOB)));
+  await coming;
+  assert.equal(storage.length, 0);
+});
+
+test("signing in and coming back take their turn, as a refresh does: answers with a cookie do not cross", async () => {
+  for (const [enter, path] of [["login", TOKEN], ["resume", REFRESH]]) {
+    const { server, tabs, locks } = browser(1, { channel: null });
+    let release;
+    locks.request("x", {}, () => new Promise((resolve) => (release = resolve)));
+    tabs[0].client[enter]({ username: "ada", password: "x" });
+    await settle();
+    assert.equal(server.count(path), 0, enter);
+    release();
+    await server.next(path);
+  }
+});
+
+test("what is stored is forgotten once the server refuses it, and where it is two people's", async () => {
+  const key = (id) => `gapura:https://gapura.test:${id}:refresh-token`;
+  const { server, open, storage } = browser(0, { refreshToken: "localStorage" });
+  storage.setItem(key(1), "first");
+  const coming = open().client.resume();
+  (await server.next(REFRESH)).answer(problem(401, "refresh_expired"));
+  assert.equal(await coming, null);
+  assert.equal(storage.length, 0);
+  storage.setItem(key(1), "first");
+  storage.setItem(key(2), "his");
+  assert.equal(await open().client.resume(), null);
+  assert.deepEqual([storage.length, server.count(REFRESH)], [0, 1]);
 });

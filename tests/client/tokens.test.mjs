@@ -510,3 +510,38 @@ test("a browser that denies its storage denies nobody a login", async () => {
     assert.equal(here.client.user, null);
   }
 });
+
+test("what is refused for another reason is the caller's to know", async (t) => {
+  page(t);
+  for (const [options, status, code] of [
+    [{}, 401, "invalid_credentials"],
+    [{ credential: "session" }, 401, "invalid_credentials"],
+    [{ credential: "session" }, 419, "something_new"],
+  ]) {
+    const here = tab({ options });
+    if (!options.credential) await signIn(here, ADA);
+    const call = here.client.fetch(PATH);
+    (await here.server.next(PATH)).answer(problem(status, code));
+    assert.equal((await call).status, status);
+    assert.equal((await (await call).json()).code, code);
+    assert.deepEqual([here.server.count(REFRESH), here.told.filter(([name]) => name === "signed-out")], [0, []]);
+  }
+  const script = tab({ options: { credential: { personalToken: "1|gpr_x" } } });
+  const coming = script.client.resume();
+  (await script.server.next(PATH)).answer(problem(401, "token_revoked"));
+  await assert.rejects(coming, { name: "GapuraError", code: "token_revoked" });
+});
+
+test("get gives up after five tries", async (t) => {
+  t.mock.timers.enable({ apis: ["setTimeout"] });
+  const here = tab();
+  await signIn(here, ADA);
+  here.server.rule = () => problem(503, "unavailable");
+  const call = here.client.get(PATH);
+  for (let turn = 0; turn < 9; turn += 1) {
+    await settle();
+    t.mock.timers.tick(60_000);
+  }
+  await assert.rejects(call, { name: "GapuraError", status: 503 });
+  assert.equal(here.server.count(PATH), 5);
+});
