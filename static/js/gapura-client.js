@@ -486,7 +486,7 @@ export function createClient(options = {}) {
     const response = await send(url, { credentials, ...init, headers: headersOf(g, init), signal });
     const token = response.headers.get("X-New-Access-Token");
     // Only in place of the token it was sent with: a slow answer does not bring an older one back.
-    if (token && sent !== "" && sent === g.token) {
+    if (token && sent === g.token) {
       const lifetime = lifetimeOf(token) || g.lifetime;
       const refreshToken = response.headers.get("X-New-Refresh-Token") ?? undefined;
       take(g, { token, left: lifetime, lifetime, refreshToken }, true);

@@ -114,7 +114,7 @@ test("what one sign-in does leaves nothing behind either", async (t) => {
     await here.client.fetch("/api/v1/me");
     await (await here.client.fetch("/api/v1/me")).json();
     await here.client.get(`/api/v1/me?${number}`, { maxAge: 1 });
-    await here.client.get("/api/v1/none").catch(() => {});
+    await here.client.get("/api/v1/none").catch(made);
     here.server.requests.length = here.told.length = 0;
   }
   await heapUsed();
@@ -203,19 +203,33 @@ test("close stops everything and signs nobody out", async (t) => {
   assert.equal(await here.client.logout(), true);
 });
 
-test("a script ends by itself, whatever it still listens to", async () => {
+/** What a script prints that has signed in as `client`, and then ends. */
+function print(script, options = "") {
   const module = fileURLToPath(new URL("../../static/js/gapura-client.js", import.meta.url));
-  const pairOf = JSON.stringify(pair(ADA));
-  const script = `
+  const begin = `
     const { createClient } = await import(${JSON.stringify(module)});
-    const fetch = async () => new Response(JSON.stringify({ data: ${pairOf} }));
-    const client = createClient({ baseUrl: "https://gapura.test", fetch });
-    await client.login({ username: "ada", password: "x" });
-    console.log(client.user.username);`;
-  const out = await new Promise((resolve, reject) => {
-    execFile(process.execPath, ["--input-type=module", "--eval", script], { timeout: 10_000 }, (error, stdout) =>
-      error ? reject(error) : resolve(stdout),
+    const fetch = async () => new Response(JSON.stringify({ data: ${JSON.stringify(pair(ADA))} }));
+    const client = createClient({ baseUrl: "https://gapura.test", fetch, ${options} });
+    await client.login({ username: "ada", password: "x" });`;
+  return new Promise((resolve, reject) => {
+    execFile(process.execPath, ["--input-type=module", "--eval", begin + script], { timeout: 10_000 }, (error, stdout) =>
+      error ? reject(error) : resolve(stdout.trim()),
     );
   });
-  assert.equal(out.trim(), "ada");
+}
+
+test("a script ends by itself, whatever it still listens to", async () => {
+  assert.equal(await print("console.log(client.user.username);"), "ada");
+});
+
+test("a script that has lost its socket waits for the next one", async () => {
+  const socket = `WebSocket: class {
+    constructor() {
+      if (globalThis.lost) return console.log("again"), client.close();
+      globalThis.lost = true;
+      setTimeout(() => this.onclose({ code: 1006 }), 0);
+    }
+    close() {}
+  }`;
+  assert.equal(await print("client.connect();", socket), "again");
 });

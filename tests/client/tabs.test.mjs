@@ -596,7 +596,7 @@ test("who signs in while a page is about to tell of an old logout is left alone"
 });
 
 test("a tab from which the lock was taken does not begin again", async () => {
-  const { server, tabs, locks } = browser(1);
+  const { server, tabs, locks } = browser(1, { channel: null });
   await signIn(tabs[0], ADA);
   tabs[0].clock.at += 1_800_000;
   const call = tabs[0].client.fetch(PATH);

@@ -600,6 +600,131 @@ async fn a_page_that_is_loaded_while_another_tab_logs_out_brings_nobody_back() {
     ada.close().await;
 }
 
+/// Keeps the sockets that a client opens, and the tokens that it shows over them.
+const LISTENING: &str = "{WebSocket: class extends WebSocket {
+    constructor(url) { super(url); (window.opened ??= []).push(this); }
+    send(text) { (window.shown ??= []).push(JSON.parse(text).token); super.send(text); }
+}}";
+
+/// Connects the client, and waits until it hears that another login of that user has begun.
+async fn listen(browser: &Chromium, app: &TestApp, name: &str) {
+    let connect = "window.heard = []; gapura.on('event', ({type}) => heard.push(type)); gapura.connect(); true";
+    browser.evaluate(connect).await;
+    hears(browser, app, name).await;
+}
+
+async fn hears(browser: &Chromium, app: &TestApp, name: &str) {
+    browser
+        .until("window.opened?.at(-1)?.readyState === 1")
+        .await;
+    browser.evaluate("heard.length = 0; true").await;
+    // Whatever was said before the server had read the token was not for this client.
+    while browser.evaluate("heard.includes('sessions.changed')").await != true {
+        pair_of(app, name).await;
+        tokio::time::sleep(Duration::from_millis(300)).await;
+    }
+}
+
+async fn pair_of(app: &TestApp, name: &str) -> Value {
+    let body = json!({"username": name, "password": TestApp::PASSWORD});
+    let answer = app.post_json("/api/v1/auth/token", &body).await;
+    let answer: Value = answer.json().await.expect("JSON");
+    answer["data"].clone()
+}
+
+#[actix_web::test]
+async fn a_login_that_is_ended_elsewhere_is_over_in_every_tab_within_a_second() {
+    let app = serve(&[]).await;
+    let ada = Chromium::open(&app).await;
+    let [first, second] = two_tabs(&ada, LISTENING).await;
+    sign_in(&ada, "ada").await;
+    listen(&ada, &app, "ada").await;
+    let pair = pair_of(&app, "ada").await;
+    let elsewhere = pair["access_token"].as_str().expect("a token");
+    let everywhere = app
+        .http
+        .post(format!("{}/api/v1/auth/logout-all", app.url))
+        .bearer_auth(elsewhere);
+    let clock = "performance.timeOrigin + performance.now()";
+    let before = ada.evaluate(clock).await.as_f64().expect("a time");
+    assert_eq!(everywhere.send().await.expect("an answer").status(), 200);
+    let late = told_at(&ada, "signed-out").await - before;
+    assert!(late < 1000.0, "{late} ms");
+    assert!(heard(&ada, "session.revoked").await);
+    assert_eq!(ada.evaluate("gapura.user").await, Value::Null);
+    turn_to(&ada, &first).await;
+    let late = told_at(&ada, "signed-out").await - before;
+    assert!(late < 1000.0, "{late} ms");
+    turn_to(&ada, &second).await;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert_eq!(ada.evaluate("opened.length").await, 1, "nobody comes back");
+    // Not `close`: the browser tells of the refused refresh.
+    ada.client.close().await.expect("the browser closes");
+}
+
+async fn heard(browser: &Chromium, what: &str) -> bool {
+    browser.evaluate(&format!("heard.includes('{what}')")).await == true
+}
+
+#[actix_web::test]
+async fn the_socket_shows_the_token_of_now_and_goes_with_its_user() {
+    let app = serve(&[]).await;
+    let network = Proxy::before(app.url.replace("http://", "")).await;
+    let mut browser = Chromium::open(&app).await;
+    browser.url = format!("http://127.0.0.1:{}", network.port);
+    arrive(&browser, LISTENING).await;
+    sign_in(&browser, "ada").await;
+    listen(&browser, &app, "ada").await;
+    assert_eq!(browser.evaluate("shown.length").await, 1);
+
+    // The server says that the token is about to expire; another is shown, and the socket stays.
+    app.advance(Duration::from_secs(1700));
+    browser.until("shown.length === 2").await;
+    hears(&browser, &app, "ada").await;
+    app.advance(Duration::from_secs(200));
+    hears(&browser, &app, "ada").await;
+    assert_eq!(browser.evaluate("opened.length").await, 1);
+
+    // The network goes and comes, and by then there is a newer one.
+    network.set(CUT);
+    browser.until("opened[0].readyState === 3").await;
+    app.advance(Duration::from_secs(1700));
+    network.set(OPEN);
+    hears(&browser, &app, "ada").await;
+    let current = "gapura.fetch('/healthz').then(() => true)";
+    assert_eq!(browser.evaluate(current).await, true);
+    let old = "opened.length > 1 && shown.at(-1) !== shown[0] && shown.at(-1) !== shown[1]";
+    browser.until(old).await;
+
+    // It closes at logout, and what the next one has is his.
+    browser
+        .evaluate("window.hers = [...shown]; heard.length = 0; gapura.logout()")
+        .await;
+    let closed = "opened.every(({readyState}) => readyState > 1)";
+    assert_eq!(browser.evaluate(closed).await, true);
+    let count = browser.evaluate("opened.length").await;
+    pair_of(&app, "ada").await;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert_eq!(
+        browser.evaluate("[heard, opened.length]").await,
+        json!([[], count])
+    );
+    sign_in(&browser, "bob").await;
+    listen(&browser, &app, "bob").await;
+    let his = "shown.slice(hers.length).every((token) => !hers.includes(token))";
+    assert_eq!(browser.evaluate(his).await, true);
+    browser.evaluate("heard.length = 0; true").await;
+    pair_of(&app, "ada").await;
+    tokio::time::sleep(Duration::from_millis(600)).await;
+    assert_eq!(
+        browser.evaluate("heard").await,
+        json!([]),
+        "hers is not his"
+    );
+    // Not `close`: the browser complains of the network, as it should.
+    browser.client.close().await.expect("the browser closes");
+}
+
 #[actix_web::test]
 async fn a_page_of_ours_speaks_for_its_session() {
     let app = serve(&[]).await;
@@ -700,16 +825,10 @@ async fn the_readmes_axios_goes_through_the_module() {
 #[actix_web::test]
 async fn the_readmes_script_has_a_personal_token() {
     let app = TestApp::start(Backend::Embedded).await;
-    let body = json!({"username": "ada", "password": TestApp::PASSWORD});
-    let pair: Value = app
-        .post_json("/api/v1/auth/token", &body)
-        .await
-        .json()
-        .await
-        .unwrap();
+    let pair = pair_of(&app, "ada").await;
     let make = app.http.post(format!("{}/api/v1/tokens", app.url));
     let make = make
-        .bearer_auth(pair["data"]["access_token"].as_str().unwrap())
+        .bearer_auth(pair["access_token"].as_str().unwrap())
         .json(&json!({"name": "script", "scopes": ["profile:read"]}));
     let made: Value = make.send().await.unwrap().json().await.unwrap();
     let token = made["data"]["token"].as_str().unwrap().to_owned();
