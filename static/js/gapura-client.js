@@ -419,7 +419,8 @@ export function createClient(options = {}) {
    * @template T @param {Generation} g @param {() => Promise<T>} work @returns {Promise<T>}
    */
   function locked(g, work) {
-    const manager = locks;
+    // A session's logout has nothing to wait for, and its page may be gone in a moment.
+    const manager = bySession ? null : locks;
     if (!manager) return work();
     return new Promise((resolve, reject) => {
       g.check();
