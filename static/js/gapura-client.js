@@ -937,12 +937,10 @@ export function createClient(options = {}) {
     let socket = null;
     let failures = 0;
     let trusted = false;
-    let sent = "";
 
     const renew = () => {
       if (bySession || socket?.readyState !== 1) return;
-      sent = g.token || personalToken;
-      socket.send(JSON.stringify({ type: "authenticate", token: sent }));
+      socket.send(JSON.stringify({ type: "authenticate", token: g.token || personalToken }));
     };
     const again = () => {
       g.later(backOff(failures++), () => void open());
@@ -958,7 +956,7 @@ export function createClient(options = {}) {
       if (!trusted) return;
       failures = 0;
       if (message.type === "authenticated") return;
-      if (message.type === "token.expiring" && sent === g.token && g.user) refresh(g).catch(() => {});
+      if (message.type === "token.expiring" && g.user) refresh(g).catch(() => {});
       emit(g, "event", message);
     };
     /** @param {number} code */
@@ -968,7 +966,7 @@ export function createClient(options = {}) {
       if (code === 4401) {
         try {
           if (bySession) await introduce();
-          else if (g.user && g.token === sent) await refresh(g);
+          else if (g.user) await refresh(g);
         } catch {
           // Ended, and then there is nothing more to do, or out of reach.
         }

@@ -49,6 +49,11 @@ test("nothing is delivered before the server has said whose it is, nor as somebo
   onmessage({ data: JSON.stringify({ type: "sessions.changed" }) });
   assert.deepEqual(here.told.filter(([name]) => name === "event"), []);
   assert.deepEqual(here.live(), []);
+  // It would be the same again.
+  socket.drop(1000);
+  t.mock.timers.tick(600_000);
+  await settle();
+  assert.equal(here.opened.length, 1);
 });
 
 test("it closes at logout, delivers nothing after it and does not come back", async (t) => {
@@ -173,4 +178,36 @@ test("a page of ours is over when its socket turns out to be somebody else's", a
   onmessage({ data: JSON.stringify({ type: "sessions.changed" }) });
   assert.deepEqual(here.told, [["event", "sessions.changed"], ["signed-out", null, "other_user"]]);
   assert.deepEqual(here.live(), []);
+});
+
+test("each socket has to say whose it is, and once it has, pauses begin anew", async (t) => {
+  t.mock.method(Math, "random", () => 0.5);
+  const { socket, opened, told } = await connected(t);
+  const next = async (pause) => {
+    t.mock.timers.tick(pause - 1);
+    await settle();
+    const before = opened.length;
+    t.mock.timers.tick(1);
+    await settle();
+    assert.equal(opened.length, before + 1, `after ${pause}`);
+    opened.at(-1).accept();
+  };
+  socket.drop(1006);
+  await next(500);
+  opened.at(-1).say({ type: "sessions.changed" });
+  assert.deepEqual(told.at(-1), ["signed-in", "ada"]);
+  opened.at(-1).drop(1006);
+  await next(1000);
+  opened.at(-1).say({ type: "authenticated", user_id: "1" });
+  opened.at(-1).drop(1006);
+  await next(500);
+});
+
+test("a socket that was asked for in the moment of the logout is not opened", async () => {
+  const here = tab();
+  await signIn(here, ADA);
+  here.client.connect();
+  here.client.logout();
+  await settle();
+  assert.equal(here.opened.length, 0);
 });
