@@ -991,11 +991,9 @@ export function createClient(options = {}) {
       };
     };
     const close = () => {
-      const closing = socket;
-      socket = null;
-      if (!closing) return;
-      closing.onopen = closing.onmessage = closing.onclose = null;
-      closing.close(1000);
+      if (!socket) return;
+      socket.onopen = socket.onmessage = socket.onclose = null;
+      socket.close(1000);
     };
     g.socket = { renew, close };
     void open();
@@ -1038,7 +1036,6 @@ export function createClient(options = {}) {
      * @returns {Promise<User | null>}
      */
     resume() {
-      if (closed) return Promise.reject(new GapuraSignedOut("closed"));
       if (current?.user) return Promise.resolve(current.user);
       resuming ??= comeBack().finally(() => {
         resuming = undefined;

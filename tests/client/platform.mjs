@@ -238,7 +238,12 @@ export function page(t, { userId, token } = {}) {
   t.after(() => {
     for (const name of ["document", "addEventListener", "removeEventListener"]) delete globalThis[name];
   });
-  return { show: (persisted = true) => events.dispatchEvent(Object.assign(new Event("pageshow"), { persisted })) };
+  let listening = 0;
+  for (const [name, change] of [["addEventListener", 1], ["removeEventListener", -1]]) {
+    const real = globalThis[name];
+    globalThis[name] = (...given) => ((listening += change), real(...given));
+  }
+  return { listening: () => listening, show: (persisted = true) => events.dispatchEvent(Object.assign(new Event("pageshow"), { persisted })) };
 }
 
 /** A client on a platform of its own, and what it has told its listeners. */

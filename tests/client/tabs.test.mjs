@@ -181,12 +181,17 @@ test("a page that is loaded takes part in what the other tabs have", async () =>
 
 test("a page that is loaded alone asks the server", async () => {
   const { server, tabs } = browser(1);
-  const coming = tabs[0].client.resume();
-  tabs[0].client.resume();
+  const coming = [tabs[0].client.resume(), tabs[0].client.resume()];
   (await server.next(REFRESH)).answer(answer(pair(ADA)));
-  assert.deepEqual(await coming, ADA);
+  assert.deepEqual(await Promise.all(coming), [ADA, ADA]);
   assert.deepEqual(tabs[0].told, [["signed-in", "ada"]]);
   assert.equal(server.requests.length, 1);
+  // Once is not for ever.
+  tabs[0].client.logout();
+  (await server.next(LOGOUT)).answer(answer(null));
+  const again = tabs[0].client.resume();
+  (await server.next(REFRESH)).answer(problem(401, "refresh_missing"));
+  assert.equal(await again, null);
 });
 
 test("nobody comes back where nobody was, and nobody is told of it", async () => {
@@ -475,7 +480,7 @@ test("a tab answers for its own user alone", async () => {
 });
 
 test("a page that comes back from the browser's own cache looks who is there by now", async (t) => {
-  const { show } = page(t);
+  const { show, listening } = page(t);
   for (const refreshToken of ["cookie", "memory", "localStorage"]) {
     const here = tab({ options: { refreshToken } });
     await signIn(here, ADA, { refreshToken: "first" });
@@ -498,6 +503,7 @@ test("a page that comes back from the browser's own cache looks who is there by 
     show();
     await settle();
     assert.equal(here.server.requests.every(({ done }) => done), true, "closed");
+    assert.equal(listening(), 0);
   }
 });
 
