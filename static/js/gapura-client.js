@@ -364,9 +364,8 @@ export function createClient(options = {}) {
   /** @param {Generation} g @param {"signed-in" | "refreshed" | "here"} type */
   function tellState(g, type) {
     const left = g.expiresAt - now();
-    // Where it is stored or in the cookie jar, there is one copy of it already.
-    const refreshToken = keeping === "memory" ? g.refreshToken : undefined;
-    tell({ type, user: g.user, token: g.token, left, lifetime: g.lifetime, refreshToken });
+    // A refresh token that is stored or in the cookie jar is theirs already.
+    tell({ type, user: g.user, token: g.token, left, lifetime: g.lifetime, refreshToken: g.refreshToken });
   }
 
   /** Whose page this is, also before anybody has asked. @param {Generation} g */
@@ -1060,7 +1059,7 @@ export function createClient(options = {}) {
     async get(path, { maxAge = 0 } = {}) {
       const g = here();
       const kept = g.kept.get(path);
-      if (kept && now() < Math.min(kept.until, kept.at + maxAge)) return structuredClone(kept.data);
+      if (kept && now() < kept.at + maxAge) return structuredClone(kept.data);
       let entry = g.shared.get(path);
       if (!entry) {
         const started = { answer: load(g, path), stale: false };
@@ -1119,7 +1118,6 @@ export function createClient(options = {}) {
       const reason = new GapuraSignedOut("closed");
       for (const g of [current, pending, ...partings]) g?.end(reason);
       current = pending = null;
-      listeners.clear();
       channel?.removeEventListener("message", hear);
       ownChannel?.close();
       if (globalThis.document) globalThis.removeEventListener?.("pageshow", onShow);

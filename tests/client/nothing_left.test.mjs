@@ -184,6 +184,7 @@ test("close stops everything and signs nobody out", async (t) => {
   const timers = countTimers(t);
   const channel = new Tabs();
   const end = channel.join();
+  const removed = t.mock.method(end, "removeEventListener").mock;
   const here = tab({ options: { channel: end } });
   const heard = [];
   channel.join().addEventListener("message", ({ data }) => heard.push(data.type));
@@ -199,6 +200,7 @@ test("close stops everything and signs nobody out", async (t) => {
   assert.deepEqual([timers.size, here.live().length], [0, 0]);
   assert.equal(here.server.count(LOGOUT), 0);
   assert.ok(!heard.includes("signed-out"));
+  assert.deepEqual([here.client.user, removed.callCount()], [null, 1]);
   for (const again of [() => here.client.fetch("/x"), () => here.client.resume(), () => here.client.login({ username: "ada", password: "x" })]) {
     await assert.rejects(again(), { name: "GapuraSignedOut" });
   }
@@ -234,4 +236,26 @@ test("a script that has lost its socket waits for the next one", async () => {
     close() {}
   }`;
   assert.equal(await print("client.connect();", socket), "again");
+});
+
+test("a channel that a client has opened for itself is closed with it", (t) => {
+  let open = 0;
+  const { BroadcastChannel } = globalThis;
+  t.after(() => Object.assign(globalThis, { BroadcastChannel }));
+  globalThis.BroadcastChannel = class extends EventTarget {
+    constructor() {
+      super();
+      open += 1;
+    }
+    postMessage() {}
+    close() {
+      open -= 1;
+    }
+  };
+  tab({ options: { channel: undefined, credential: { personalToken: "1|gpr_x" } } });
+  assert.equal(open, 0, "a script has no tabs");
+  const here = tab({ options: { channel: undefined } });
+  assert.equal(open, 1);
+  here.client.close();
+  assert.equal(open, 0);
 });

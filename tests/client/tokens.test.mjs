@@ -15,6 +15,7 @@ test("a login hands over what was given and who it is", async () => {
   request.answer(answer(pair(ADA)));
   assert.deepEqual(await coming, ADA);
   assert.deepEqual(here.client.user, ADA);
+  assert.ok(Object.isFrozen(here.client.user), "no caller makes it somebody else");
   assert.deepEqual(here.told, [["signed-in", "ada"]]);
 });
 
@@ -315,6 +316,17 @@ test("get shares one request, keeps its answer as long as asked, and forgets it 
   const fresh = here.client.get(PATH, { maxAge: 5000 });
   (await here.server.next(PATH)).answer(answer("new"));
   assert.equal(await fresh, "new");
+  here.client.invalidate();
+  const anew = here.client.get(PATH, { maxAge: 5000 });
+  (await here.server.next(PATH)).answer(answer({ name: "Ada" }));
+  await anew;
+  (await here.client.get(PATH, { maxAge: 5000 })).name = "changed by its caller";
+  assert.deepEqual(await here.client.get(PATH, { maxAge: 5000 }), { name: "Ada" });
+  const apart = here.client.get("/api/v1/y", { maxAge: 5000 });
+  const waiting = await here.server.next("/api/v1/y");
+  here.client.invalidate("/api/v1/me");
+  waiting.answer(answer("kept"));
+  assert.deepEqual([await apart, await here.client.get("/api/v1/y", { maxAge: 5000 })], ["kept", "kept"]);
   const older = here.client.get("/api/v1/x");
   const first = await here.server.next("/api/v1/x");
   here.client.invalidate();
