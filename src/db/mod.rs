@@ -38,6 +38,18 @@ const CHECKOUT_LIMIT: Duration = Duration::from_millis(1000);
 /// Any number, the same for every node; another than that of the migrations.
 const ROLES_LOCK: i64 = 7_463_851_210;
 
+/// Runs a query on the very connection that it is. Diesel knows its SQL by the type of the query then,
+/// where [`AnyConnection`] writes the text anew each time: for what is asked thousands of times a second.
+macro_rules! directly {
+    ($conn:expr, |$inner:ident| $query:expr) => {
+        match $conn {
+            $crate::db::AnyConnection::Sqlite($inner) => $query,
+            $crate::db::AnyConnection::Postgres($inner) => $query,
+        }
+    };
+}
+pub(crate) use directly;
+
 /// A connection to either database.
 #[derive(diesel::MultiConnection)]
 pub enum AnyConnection {
@@ -118,6 +130,19 @@ impl Db {
         }))
         .await?
         .unwrap_or_else(|error| Err(DbError::Unavailable(error.to_string())))
+    }
+
+    /// Runs a statement of PostgreSQL's that is a transaction by itself. `None` on SQLite, where no
+    /// journey is saved by it.
+    pub async fn in_one_statement<T, F>(&self, statement: F) -> Option<Result<T, DbError>>
+    where
+        T: Send + 'static,
+        F: FnOnce(&mut AnyConnection) -> QueryResult<T> + Send + 'static,
+    {
+        match self.writer {
+            Some(_) => None,
+            None => Some(self.read(statement).await),
+        }
     }
 
     /// Runs a transaction. `Ok` is committed; an `Err` of the job rolls it back.
@@ -233,7 +258,7 @@ fn open_sqlite(path: &Path) -> ConnectionResult<SqliteConnection> {
     let mut conn = SqliteConnection::establish(&path.to_string_lossy())?;
     conn.batch_execute(
         "PRAGMA busy_timeout = 1000; PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; \
-         PRAGMA foreign_keys = ON;",
+         PRAGMA foreign_keys = ON; PRAGMA wal_autocheckpoint = 4000;",
     )
     .map_err(ConnectionError::CouldntSetupConfiguration)?;
     Ok(conn)

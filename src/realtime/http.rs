@@ -21,7 +21,7 @@ use crate::error::{AppError, Code};
 use crate::login::sign_in::network;
 use crate::openapi::{Input, Operation, Output};
 use crate::session::extract::{BrowserSession, look};
-use crate::token::jwt::Reading;
+use crate::token::jwt::{self, Reading};
 use crate::token::personal::Candidate;
 use crate::token::personal::memory::{self, Known};
 use crate::web::origin::{address, header, is_own};
@@ -58,14 +58,14 @@ impl Input for web::Payload {
 }
 
 /// Where the page is from that wants a socket. Browsers always say.
-enum From {
+enum Page {
     Ours,
-    /// A page that may call the API, or no page at all.
+    /// One that may call the API, or no page at all.
     Allowed,
     Elsewhere,
 }
 
-impl From {
+impl Page {
     fn of(req: &HttpRequest, app: &App) -> Self {
         match header(req, ORIGIN) {
             Some(origin) if is_own(req, &app.config, origin) => Self::Ours,
@@ -95,10 +95,10 @@ pub async fn connect(
         return Err(AppError::Unavailable("about to end".to_owned()));
     }
     let now = app.clock.now();
-    let entry = match From::of(&req, &app) {
-        From::Elsewhere => Err(Close::OTHER_ORIGIN),
-        From::Allowed => Ok(None),
-        From::Ours => match look(&req, &app, now).await {
+    let entry = match Page::of(&req, &app) {
+        Page::Elsewhere => Err(Close::OTHER_ORIGIN),
+        Page::Allowed => Ok(None),
+        Page::Ours => match look(&req, &app, now).await {
             Ok(session) => Ok(pass_of(&session)),
             Err(AppError::SessionOver(_)) => Err(Close::SESSION_EXPIRED),
             Err(AppError::Problem(Code::SessionMissing)) => Ok(None),
@@ -217,7 +217,10 @@ async fn admit(app: &App, token: &str, address: &str, now: Timestamp) -> Result<
     Ok(Pass {
         user: id_of(&claims.sub)?,
         login: Some(id_of(&claims.sid)?),
-        by: By::Token(id_of(&claims.jti)?),
+        by: By::Token {
+            id: id_of(&claims.jti)?,
+            key: jwt::key_id(token).ok_or(Close::TOKEN_INVALID)?,
+        },
         until: claims.expires_at(),
     })
 }

@@ -217,14 +217,21 @@ impl Hub {
         self.len() == 0
     }
 
-    /// Goes through all sockets: closes those whose time is over or whose login has ended, and tells
-    /// the others what has changed for them.
-    pub fn sweep(&self, ended: &Ended, threshold: Duration, now: Timestamp, at: Instant) {
+    /// Goes through all sockets: closes those whose time is over, whose login has ended or whose token
+    /// was signed by none of these keys, and tells the others what has changed for them.
+    pub fn sweep(
+        &self,
+        ended: &Ended,
+        keys: &[Uuid],
+        threshold: Duration,
+        now: Timestamp,
+        at: Instant,
+    ) {
         let changed = std::mem::take(&mut *locked(&self.changed));
         let mut sockets = locked(&self.sockets);
         let mut over = Vec::new();
         for (id, socket) in sockets.iter_mut() {
-            match fate(socket, &changed, ended, threshold, now, at) {
+            match fate(socket, &changed, ended, keys, threshold, now, at) {
                 Fate::Stays => {}
                 fate => over.push((*id, fate)),
             }
@@ -248,7 +255,7 @@ impl Hub {
             .iter()
             .filter_map(|(id, socket)| match &socket.state {
                 State::Known(known)
-                    if known.due <= now && !matches!(known.pass.by, By::Token(_)) =>
+                    if known.due <= now && !matches!(known.pass.by, By::Token { .. }) =>
                 {
                     Some((*id, known.pass.clone()))
                 }
@@ -295,6 +302,7 @@ fn fate(
     socket: &mut Socket,
     changed: &HashSet<Uuid>,
     ended: &Ended,
+    keys: &[Uuid],
     threshold: Duration,
     now: Timestamp,
     at: Instant,
@@ -303,8 +311,9 @@ fn fate(
         return Fate::Lost;
     }
     let known = match &mut socket.state {
-        // A clock that was set back gives nobody more time.
-        State::Stranger(_, since) if *since <= now && now < *since + PATIENCE => {
+        // A clock that was set back gives nobody more than twice the time. (A socket may also have come
+        // while the sweep that looks at it was already under way, and then be a little younger than now.)
+        State::Stranger(_, since) if now < *since + PATIENCE && *since < now + PATIENCE => {
             return Fate::Stays;
         }
         State::Stranger(..) => return Fate::Closed(Close::NOT_AUTHENTICATED),
@@ -312,16 +321,21 @@ fn fate(
     };
     let pass = &known.pass;
     let token = match pass.by {
-        By::Token(id) => Some(id),
+        By::Token { id, .. } => Some(id),
         By::Session | By::Personal(_) => None,
     };
     if let Some(cause) = ended.known_cause(pass.login.into_iter().chain(token)) {
         return Fate::Revoked(cause.reason());
     }
+    if let By::Token { key, .. } = &pass.by
+        && !keys.contains(key)
+    {
+        return Fate::Closed(Close::TOKEN_INVALID);
+    }
     if pass.until <= now {
         return Fate::Closed(match pass.by {
             By::Session => Close::SESSION_EXPIRED,
-            By::Token(_) | By::Personal(_) => Close::TOKEN_EXPIRED,
+            By::Token { .. } | By::Personal(_) => Close::TOKEN_EXPIRED,
         });
     }
     let (user, expires_at) = (pass.user, pass.until);
@@ -396,7 +410,7 @@ mod tests {
         let ended = Ended::new(Duration::from_secs(5));
         let sweeps = (1..100).take_while(|_| {
             hub.note_change(&user.to_string());
-            hub.sweep(&ended, Duration::ZERO, NOW, Instant::now());
+            hub.sweep(&ended, &[], Duration::ZERO, NOW, Instant::now());
             !hub.is_empty()
         });
         assert_eq!(
@@ -410,11 +424,32 @@ mod tests {
     async fn a_client_that_gives_no_sign_of_life_is_gone() {
         let (ended, began) = (Ended::new(Duration::from_secs(5)), Instant::now());
         let (hub, _open) = with_one(Uuid::from_u128(1)).await;
-        let sweep = |at| hub.sweep(&ended, Duration::ZERO, NOW, at);
+        let sweep = |at| hub.sweep(&ended, &[], Duration::ZERO, NOW, at);
         sweep(began + PING_EVERY);
         sweep(began + SILENCE);
         assert_eq!(hub.len(), 1);
         sweep(began + SILENCE + Duration::from_secs(1));
         assert!(hub.is_empty());
+    }
+
+    #[actix_web::test]
+    async fn a_stranger_has_ten_seconds_by_a_clock_that_may_be_set() {
+        let ended = Ended::new(Duration::from_secs(5));
+        let ms = Duration::from_millis;
+        for (now, stays) in [
+            (NOW, true),
+            // It came while the sweep was under way.
+            (NOW - ms(1), true),
+            (NOW + ms(9_999), true),
+            (NOW + ms(10_000), false),
+            (NOW - ms(7_200_000), false),
+        ] {
+            let (req, body) = request().await;
+            let (_open, out, _) = actix_ws::handle(&req, body).expect("a handshake");
+            let hub = Hub::default();
+            hub.open(out, String::new(), false, NOW).expect("room");
+            hub.sweep(&ended, &[], Duration::ZERO, now, Instant::now());
+            assert_eq!(!hub.is_empty(), stays, "{now:?}");
+        }
     }
 }

@@ -21,10 +21,11 @@ use self::protocol::{Close, End, Event};
 use crate::app::App;
 use crate::clock::Timestamp;
 use crate::config::Clocks;
+use crate::error::Reason;
 use crate::keystore::KeystoreUnavailable;
 use crate::session::{activity_key, idle_end};
-use crate::token::personal::memory;
-use crate::token::personal::{Candidate, memory::Reading};
+use crate::token::personal::Candidate;
+use crate::token::personal::memory::{self, Reading};
 
 /// Where nodes tell each other in Redis whose logins have changed.
 pub const CHANNEL: &str = "gapura:sessions";
@@ -45,8 +46,8 @@ const LOOK_LATER: Duration = Duration::from_secs(5);
 /// By what a socket was let in.
 #[derive(Clone)]
 pub enum By {
-    /// An access token with this id.
-    Token(Uuid),
+    /// An access token with this id, signed by that key.
+    Token { id: Uuid, key: Uuid },
     /// The cookie of a browser session.
     Session,
     /// A personal token.
@@ -116,7 +117,9 @@ async fn sweep(app: &App) {
         }
         let threshold = app.config.clocks.refresh_threshold;
         let now = app.clock.now();
-        app.hub.sweep(&app.ended, threshold, now, Instant::now());
+        let keys = app.jwt.key_ids();
+        app.hub
+            .sweep(&app.ended, &keys, threshold, now, Instant::now());
         sleep(BREATH).await;
     }
 }
@@ -172,7 +175,7 @@ async fn look_at(app: &App, id: u64, pass: &Pass, now: Timestamp) -> Result<(), 
                 Reading::Good(_) => app.hub.look_again(id, now + LOOK_AT_TOKEN, None),
                 Reading::Expired(_) => app.hub.close(id, Close::TOKEN_EXPIRED),
                 Reading::Revoked(_) | Reading::Unknown => {
-                    app.hub.revoke(id, crate::error::Reason::Revoked);
+                    app.hub.revoke(id, Reason::Revoked);
                 }
             }
         }

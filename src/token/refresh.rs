@@ -92,16 +92,25 @@ pub async fn exchange(
     let rules = rules(&app.config);
     let client = origin::client(req, &app.config, None);
     let of_login = of_login.map(str::to_owned);
-    let rotation = app.db.write(move |conn| {
-        if let Some(expected) = of_login {
-            let login = rotation::login_of(conn, &token)?;
-            if login.is_some_and(|login| login.id != expected) {
-                return Ok(None);
-            }
-        }
-        rotation::rotate(conn, token, rules, &client, now).map(Some)
+    let expected = of_login.clone();
+    let at_once = app.db.in_one_statement(move |conn| {
+        rotation::advance_at_once(conn, token, expected.as_deref(), rules, now)
     });
-    let rotation = rotation.await?.ok_or(Code::TokenMismatch)?;
+    let rotation = match at_once.await.transpose()?.flatten() {
+        Some(next) => Rotation::Fresh(next),
+        None => {
+            let rotation = app.db.write(move |conn| {
+                if let Some(expected) = of_login {
+                    let login = rotation::login_of(conn, &token)?;
+                    if login.is_some_and(|login| login.id != expected) {
+                        return Ok(None);
+                    }
+                }
+                rotation::rotate(conn, token, rules, &client, now).map(Some)
+            });
+            rotation.await?.ok_or(Code::TokenMismatch)?
+        }
+    };
     super::count(&app.figures, &rotation);
     match rotation {
         Rotation::Fresh(next) | Rotation::Newest(next) | Rotation::Sibling(next) => {

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use crate::actors::{Answer, Browser};
 use crate::harness::{Backend, TestApp};
+use crate::program::until;
 
 const HOUR: Duration = Duration::from_secs(3600);
 const DAY: Duration = Duration::from_secs(86_400);
@@ -274,6 +275,19 @@ async fn a_browser_that_nobody_came_back_to_leaves_the_list_and_is_ended() {
         app.advance(11 * HOUR);
         here.open("/dashboard").await.expect(200);
         assert_eq!(count().await, 4);
+        // The copy of a last activity is written behind the answer.
+        let noted = async || {
+            let now = app.now();
+            let ada = app.app.db.read(move |conn| {
+                let ada = gapura::account::by_login_name(conn, "ada")?.expect("ada");
+                gapura::login::usable_of(conn, &ada.id, None, 10, now - DAY, now)
+            });
+            let logins = ada.await.unwrap();
+            logins
+                .iter()
+                .any(|login| login.last_activity_at > app.now() - HOUR)
+        };
+        until(Duration::from_secs(5), noted).await;
         cleanup::end_overdue(&app.app, app.now()).await.unwrap();
         assert_eq!(count().await, 4, "nothing is over yet");
         app.advance(9 * HOUR);

@@ -603,7 +603,11 @@ impl Replay {
             let mut after = model.clone();
             let said = after.present(index as u8);
             let undone = conn.transaction(|conn| {
-                let rotation = rotation::rotate(conn, *id, self.rules, &self.client, now)?;
+                let at_once = rotation::advance_at_once(conn, *id, None, self.rules, now)?;
+                let rotation = match at_once {
+                    Some(next) => Rotation::Fresh(next),
+                    None => rotation::rotate(conn, *id, self.rules, &self.client, now)?,
+                };
                 let mut ids = ids.to_vec();
                 let code_said = match &rotation {
                     Rotation::Fresh(next) => Said::Fresh(index_of(&mut ids, next.token)),

@@ -1,11 +1,12 @@
 use diesel::dsl::exists;
 use diesel::prelude::*;
+use diesel::sql_types::{BigInt, Binary, Nullable, Text};
 
 use super::{ID_LENGTH, Purpose, Rules, TokenId};
 use crate::account::User;
 use crate::clock::Timestamp;
-use crate::db::AnyConnection;
 use crate::db::schema::{logins, rotating_tokens, users};
+use crate::db::{AnyConnection, directly};
 use crate::login::Login;
 
 #[derive(Clone, Queryable, Selectable, Insertable)]
@@ -57,10 +58,59 @@ impl Token {
 }
 
 pub fn insert(conn: &mut AnyConnection, token: &Token) -> QueryResult<()> {
-    diesel::insert_into(rotating_tokens::table)
-        .values(token)
-        .execute(conn)
-        .map(drop)
+    let insertion = diesel::insert_into(rotating_tokens::table).values(token);
+    directly!(conn, |conn| insertion.execute(conn)).map(drop)
+}
+
+#[diesel::declare_sql_function]
+extern "SQL" {
+    /// See its migration.
+    fn advance_token(
+        presented: Binary,
+        of_purpose: Text,
+        of_login: Nullable<Text>,
+        made_by: BigInt,
+        successor: Binary,
+        ends: BigInt,
+        at: BigInt,
+    ) -> Nullable<BigInt>;
+}
+
+/// What came of [`advance`]: the login and whose it is, when the presented token was made, and when the
+/// successor ends; without the latter, nothing was done.
+type Advanced = (Login, User, Timestamp, Option<Timestamp>);
+
+/// Rule 1 in one statement: points a token that was made by `made_by` at a successor, if nothing but that
+/// rule applies to it.
+pub fn advance(
+    conn: &mut PgConnection,
+    token: &TokenId,
+    successor: &TokenId,
+    of_login: Option<&str>,
+    made_by: Timestamp,
+    expires_at: Timestamp,
+    now: Timestamp,
+) -> QueryResult<Option<Advanced>> {
+    let purpose = token.purpose.name();
+    rotating_tokens::table
+        .inner_join(logins::table.inner_join(users::table))
+        .filter(rotating_tokens::id.eq(token.as_bytes()))
+        .select((
+            Login::as_select(),
+            User::as_select(),
+            rotating_tokens::issued_at,
+            advance_token(
+                token.as_bytes(),
+                purpose,
+                of_login,
+                made_by,
+                successor.as_bytes(),
+                expires_at,
+                now,
+            ),
+        ))
+        .first(conn)
+        .optional()
 }
 
 /// Keeps those who move a login's tokens or end it in line until the transaction ends: an end is an
@@ -111,10 +161,11 @@ pub fn load(conn: &mut AnyConnection, token: &TokenId) -> QueryResult<Option<Fou
         )
         .filter(child.field(rotating_tokens::used_at).is_not_null())
         .select(child.field(rotating_tokens::counter));
-    let found: Option<(Token, Login, User, bool, bool)> = rotating_tokens::table
+    let query = rotating_tokens::table
         .inner_join(logins::table.inner_join(users::table))
         .filter(rotating_tokens::id.eq(token.as_bytes()))
-        .filter(rotating_tokens::purpose.eq(token.purpose.name()))
+        .filter(rotating_tokens::purpose.eq(token.purpose.name()));
+    let found: Option<(Token, Login, User, bool, bool)> = directly!(conn, |conn| query
         .select((
             Token::as_select(),
             Login::as_select(),
@@ -122,8 +173,8 @@ pub fn load(conn: &mut AnyConnection, token: &TokenId) -> QueryResult<Option<Fou
             exists(used_kin),
             exists(used_child),
         ))
-        .first(conn)
-        .optional()?;
+        .first(conn))
+    .optional()?;
     Ok(
         found.map(|(token, login, user, kin_used, successor_used)| Found {
             sibling_won: kin_used && token.used_at.is_none(),
@@ -143,10 +194,11 @@ pub fn give_successor(
     rules: Rules,
     now: Timestamp,
 ) -> QueryResult<Token> {
-    let id = TokenId::new(match token.purpose == Purpose::Remember.name() {
+    let purpose = match token.purpose == Purpose::Remember.name() {
         true => Purpose::Remember,
         false => Purpose::Refresh,
-    });
+    };
+    let id = TokenId::new(purpose, now);
     let expires_at = match rules.lifetime {
         Some(lifetime) => login.expires_at.min(now + lifetime),
         None => token.expires_at,
@@ -160,15 +212,14 @@ pub fn give_successor(
         now,
     );
     insert(conn, &successor)?;
-    diesel::update(rotating_tokens::table.find(&token.id))
-        .set((
-            rotating_tokens::used_at.eq(token.used_at.or(Some(now))),
-            rotating_tokens::superseded_at.eq(token.superseded_at.or(Some(now))),
-            rotating_tokens::successor_id.eq(&successor.id),
-            rotating_tokens::successor_given_at.eq(now),
-            rotating_tokens::successors.eq(token.successors + 1),
-        ))
-        .execute(conn)?;
+    let change = diesel::update(rotating_tokens::table.find(&token.id)).set((
+        rotating_tokens::used_at.eq(token.used_at.or(Some(now))),
+        rotating_tokens::superseded_at.eq(token.superseded_at.or(Some(now))),
+        rotating_tokens::successor_id.eq(&successor.id),
+        rotating_tokens::successor_given_at.eq(now),
+        rotating_tokens::successors.eq(token.successors + 1),
+    ));
+    directly!(conn, |conn| change.execute(conn))?;
     Ok(successor)
 }
 

@@ -1,0 +1,3 @@
+-- Nothing was made.
+
+SELECT 1;

@@ -1,0 +1,3 @@
+-- PostgreSQL gets a function here. In SQLite no statement travels, so there is nothing to save.
+
+SELECT 1;
