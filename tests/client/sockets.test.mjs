@@ -27,7 +27,7 @@ test("it says who it is first, and delivers what it is told", async (t) => {
   assert.equal(socket.url, "wss://gapura.test/api/v1/ws");
   assert.deepEqual(socket.sent, [hello(token)]);
   socket.say({ type: "sessions.changed" });
-  assert.deepEqual(told.at(-1), ["event", "sessions.changed"]);
+  assert.deepEqual(told.slice(-2), [["event", "authenticated"], ["event", "sessions.changed"]]);
 });
 
 test("it may be somewhere else", async (t) => {
@@ -154,7 +154,7 @@ test("a page of ours is let in by its cookie", async (t) => {
   here.opened[0].say({ type: "authenticated", user_id: "1" });
   here.opened[0].say({ type: "session.expiring" });
   assert.deepEqual(here.opened[0].sent, []);
-  assert.deepEqual(here.told, [["event", "session.expiring"]]);
+  assert.deepEqual(here.told, [["event", "authenticated"], ["event", "session.expiring"]]);
   here.opened[0].drop(4401);
   (await here.server.next("/api/v1/me")).answer(problem(419, "session_expired", { reason: "revoked" }));
   await settle();
@@ -162,6 +162,30 @@ test("a page of ours is let in by its cookie", async (t) => {
   t.mock.timers.tick(600_000);
   await settle();
   assert.equal(here.opened.length, 1);
+});
+
+test("a page of ours whose cookie is gone asks who is there, and is over", async (t) => {
+  t.mock.timers.enable({ apis: ["setTimeout"] });
+  const here = tab({ options: { credential: "session" } });
+  here.client.connect();
+  await settle();
+  here.opened[0].accept();
+  here.opened[0].drop(4408);
+  (await here.server.next("/api/v1/me")).answer(problem(401, "session_missing"));
+  await settle();
+  assert.deepEqual(here.told, [["signed-out", null, "session_missing"]]);
+  t.mock.timers.tick(600_000);
+  await settle();
+  assert.equal(here.opened.length, 1);
+});
+
+test("a token that came too late to be read in time is not renewed for that", async (t) => {
+  const { socket, server, opened } = await connected(t);
+  socket.drop(4408);
+  t.mock.timers.tick(1000);
+  await settle();
+  assert.equal(opened.length, 2);
+  assert.equal(server.count(REFRESH), 0);
 });
 
 test("a page of ours is over when its socket turns out to be somebody else's", async (t) => {
@@ -176,7 +200,7 @@ test("a page of ours is over when its socket turns out to be somebody else's", a
   const { onmessage } = socket;
   socket.say({ type: "authenticated", user_id: "2" });
   onmessage({ data: JSON.stringify({ type: "sessions.changed" }) });
-  assert.deepEqual(here.told, [["event", "sessions.changed"], ["signed-out", null, "other_user"]]);
+  assert.deepEqual(here.told, [["event", "authenticated"], ["event", "sessions.changed"], ["signed-out", null, "other_user"]]);
   assert.deepEqual(here.live(), []);
 });
 
@@ -195,7 +219,7 @@ test("each socket has to say whose it is, and once it has, pauses begin anew", a
   socket.drop(1006);
   await next(500);
   opened.at(-1).say({ type: "sessions.changed" });
-  assert.deepEqual(told.at(-1), ["signed-in", "ada"]);
+  assert.deepEqual(told.at(-1), ["event", "authenticated"]);
   opened.at(-1).drop(1006);
   await next(1000);
   opened.at(-1).say({ type: "authenticated", user_id: "1" });

@@ -16,9 +16,11 @@ function browser(count, options = {}) {
 }
 
 test("signing in and out in one tab is signing in and out in all", async () => {
-  const { server, tabs } = browser(3);
+  const { server, tabs, channel } = browser(3);
   await signIn(tabs[0], ADA);
   await settle();
+  const heard = [];
+  channel.join().addEventListener("message", ({ data }) => heard.push(data.type));
   for (const { client } of tabs) assert.deepEqual(client.user, ADA);
   assert.equal(server.requests.length, 1);
   const call = tabs[1].client.fetch(PATH);
@@ -32,6 +34,9 @@ test("signing in and out in one tab is signing in and out in all", async () => {
     assert.deepEqual(told, [["signed-in", "ada"], ["signed-out", "ada", "logged_out"]]);
   }
   assert.equal(server.count(LOGOUT), 1, "one tab tells the server");
+  server.open(LOGOUT)[0].answer(answer(null));
+  await settle();
+  assert.deepEqual(heard, ["signed-out"]);
 });
 
 test("signing in as somebody else resets every tab", async () => {
@@ -369,9 +374,32 @@ test("a page with a session tells the others who is there, and who has left", as
   assert.deepEqual(heard, ["signed-in"]);
   // Nobody had to ask whose this page is.
   tabs[1].client.logout();
+  const request = await server.next("/logout");
+  await settle();
+  assert.deepEqual(tabs[1].told, [["signed-out", null, "logged_out"]]);
+  assert.deepEqual(tabs[2].told, [], "the login page would send it back");
+  request.answer(answer(null));
   await settle();
   assert.deepEqual(tabs[0].told, [["signed-in", "ada"], ["signed-out", "ada", "logged_out"]]);
   assert.deepEqual(tabs[2].told, [["signed-out", null, "logged_out"]]);
+});
+
+test("pages with a session hear once of a logout that the server does not answer, in time", async (t) => {
+  page(t, { userId: "1" });
+  t.mock.timers.enable({ apis: ["setTimeout"] });
+  const { server, tabs, channel } = browser(2, { credential: "session" });
+  const heard = [];
+  channel.join().addEventListener("message", ({ data }) => heard.push(data.type));
+  tabs[0].client.logout();
+  t.mock.timers.tick(0);
+  await settle();
+  t.mock.timers.tick(500);
+  await settle();
+  assert.deepEqual(tabs[1].told, [["signed-out", null, "logged_out"]]);
+  server.open("/logout")[0].fail();
+  t.mock.timers.tick(60_000);
+  await settle();
+  assert.deepEqual(heard, ["signed-out"]);
 });
 
 test("a page that was made for one user is over when the session is another's", async (t) => {
