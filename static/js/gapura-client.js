@@ -913,7 +913,8 @@ export function createClient(options = {}) {
     }
     if (response.status === 419 || (bySession && response.status === 401)) {
       const { reason, code } = await g.within(problemOf(response.clone()));
-      if (code.startsWith("session_")) leave(g, reason ?? code, true);
+      // The API misses a token where there is no cookie.
+      if (code.startsWith("session_") || code === "token_missing") leave(g, reason ?? code, true);
     }
     return sealed(g, response);
   }

@@ -107,6 +107,6 @@ if ("WebSocket" in window && document.body.dataset.userId) {
     wasLetIn ||= type === "authenticated";
   });
   // A reason that begins like this is the code of an answer, and none for a person.
-  gapura.on("signed-out", ({ reason }) => tell("gapura:over", { reason: reason.startsWith("session_") ? "" : reason }));
+  gapura.on("signed-out", ({ reason }) => tell("gapura:over", { reason: /^(session|token)_/.test(reason) ? "" : reason }));
   gapura.connect();
 }

@@ -171,9 +171,9 @@ test("a page of ours whose cookie is gone asks who is there, and is over", async
   await settle();
   here.opened[0].accept();
   here.opened[0].drop(4408);
-  (await here.server.next("/api/v1/me")).answer(problem(401, "session_missing"));
+  (await here.server.next("/api/v1/me")).answer(problem(401, "token_missing"));
   await settle();
-  assert.deepEqual(here.told, [["signed-out", null, "session_missing"]]);
+  assert.deepEqual(here.told, [["signed-out", null, "token_missing"]]);
   t.mock.timers.tick(600_000);
   await settle();
   assert.equal(here.opened.length, 1);

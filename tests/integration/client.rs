@@ -731,14 +731,16 @@ async fn a_page_of_ours_speaks_for_its_session() {
     let ada = Chromium::open(&app).await;
     ada.log_in("ada").await;
     let come = "import('/static/js/gapura-client.js').then(async ({createClient}) => {
-        window.gapura = createClient({credential: 'session'});
+        // A network takes its time.
+        const slow = (url, init) => new Promise((sent) => setTimeout(() => sent(fetch(url, init)), 100));
+        window.gapura = createClient({credential: 'session', fetch: slow});
         const {username} = await gapura.resume();
         const changed = await gapura.fetch('/api/v1/me', {method: 'PATCH', body: '{\"name\": \"Ada L.\"}',
             headers: {'Content-Type': 'application/json'}});
         return [username, changed.status, (await gapura.get('/api/v1/me')).name];
     })";
     assert_eq!(ada.evaluate(come).await, json!(["ada", 200, "Ada L."]));
-    // The page itself listens (live.js), and goes to the login page.
+    // The page itself listens (live.js), and goes to the login page, but not before the server knows.
     ada.evaluate("void gapura.logout()").await;
     ada.until("location.pathname === '/login'").await;
     ada.go("/dashboard").await;
