@@ -697,11 +697,14 @@ async fn the_socket_shows_the_token_of_now_and_goes_with_its_user() {
     browser.until(old).await;
 
     // It closes at logout, and what the next one has is his.
-    browser
-        .evaluate("window.hers = [...shown]; heard.length = 0; gapura.logout()")
-        .await;
-    let closed = "opened.every(({readyState}) => readyState > 1)";
+    let closed = "(() => {
+        window.hers = [...shown];
+        heard.length = 0;
+        window.leaving = gapura.logout();
+        return opened.every(({readyState}) => readyState > 1);
+    })()";
     assert_eq!(browser.evaluate(closed).await, true);
+    assert_eq!(browser.evaluate("leaving").await, true);
     let count = browser.evaluate("opened.length").await;
     pair_of(&app, "ada").await;
     tokio::time::sleep(Duration::from_secs(2)).await;
