@@ -913,8 +913,7 @@ export function createClient(options = {}) {
     }
     if (response.status === 419 || (bySession && response.status === 401)) {
       const { reason, code } = await g.within(problemOf(response.clone()));
-      // The API misses a token where there is no cookie.
-      if (code.startsWith("session_") || code === "token_missing") leave(g, reason ?? code, true);
+      if (code.startsWith("session_")) leave(g, reason ?? code, true);
     }
     return sealed(g, response);
   }

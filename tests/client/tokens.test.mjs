@@ -393,17 +393,6 @@ test("a session is known by its cookie, and changes carry the form token", async
   here.client.close();
 });
 
-test("a session whose cookie is gone is over", async (t) => {
-  page(t);
-  for (const code of ["session_missing", "token_missing"]) {
-    const here = tab({ options: { credential: "session" } });
-    const call = here.client.fetch(PATH);
-    (await here.server.next(PATH)).answer(problem(401, code));
-    assert.equal(await soFar(call), "GapuraSignedOut");
-    assert.deepEqual(here.told, [["signed-out", null, code]]);
-  }
-});
-
 test("a session is logged out of by the page's own form", async (t) => {
   page(t, { token: "form token" });
   const locks = { request: () => new Promise(() => {}) };
@@ -557,6 +546,8 @@ test("what is refused for another reason is the caller's to know", async (t) => 
   for (const [options, status, code] of [
     [{}, 401, "invalid_credentials"],
     [{ credential: "session" }, 401, "invalid_credentials"],
+    // Said of a session that lives, too, where only a bearer will do.
+    [{ credential: "session" }, 401, "token_missing"],
     [{ credential: "session" }, 419, "something_new"],
   ]) {
     const here = tab({ options });
