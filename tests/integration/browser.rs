@@ -356,6 +356,42 @@ async fn a_person_is_warned_before_they_are_logged_out_and_can_stay() {
     ada.close().await;
 }
 
+/// A page whose clock the test puts on by `skip` milliseconds.
+const SKIPPING: &str = "(() => {
+    window.skip = 0;
+    const now = performance.now.bind(performance);
+    performance.now = () => now() + skip;
+})()";
+
+#[actix_web::test]
+async fn both_warnings_come_ten_minutes_ahead() {
+    for (session, which) in [("24h", "data-stay"), ("2h", "data-dismiss")] {
+        let settings = [
+            ("GAPURA_SESSION_IDLE_TIMEOUT", "2h"),
+            ("GAPURA_SESSION_LIFETIME", session),
+            ("GAPURA_REMEMBER_LIFETIME", "2h"),
+        ];
+        let app = serve(&settings).await;
+        let ada = Chromium::open(&app).await;
+        let script = json!({"source": SKIPPING});
+        ada.devtools("Page.addScriptToEvaluateOnNewDocument", script)
+            .await;
+        ada.log_in("ada").await;
+        // The page was made a few seconds ago, and looks at its clock every half a minute.
+        let at = |minutes: f64| {
+            let skip = minutes * 60_000.0;
+            format!("skip = {skip}; document.dispatchEvent(new Event('visibilitychange')); true")
+        };
+        ada.evaluate(&at(108.0)).await;
+        let shown = format!("document.querySelector('.warning [{which}]') !== null");
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        assert_eq!(ada.evaluate(&shown).await, false, "{which}");
+        ada.evaluate(&at(110.5)).await;
+        ada.until(&shown).await;
+        ada.close().await;
+    }
+}
+
 #[actix_web::test]
 async fn remember_me_brings_a_person_back_after_the_browser_was_closed() {
     let app = serve(&[]).await;
