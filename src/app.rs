@@ -17,7 +17,7 @@ use actix_web::{HttpResponse, Resource, Route};
 use crate::account::password::Hasher;
 use crate::caller::PERSONAL_TOKEN_HEADERS;
 use crate::clock::{Clock, Timestamp};
-use crate::config::Config;
+use crate::config::{Config, DatabaseUrl};
 use crate::db::Db;
 use crate::error::Code;
 use crate::figures::Figures;
@@ -25,7 +25,7 @@ use crate::keys;
 use crate::keystore::Keystore;
 use crate::login::ended::{self, Ended};
 use crate::login::sign_in::Limits;
-use crate::login::{self, Cause, Login};
+use crate::login::{self, Cause, Login, rotation};
 use crate::openapi::{Endpoint, delete, get, patch, post, put};
 use crate::realtime::hub::Hub;
 use crate::session::cookies::session_name;
@@ -51,6 +51,8 @@ pub struct App {
     pub jwt: Arc<Jwt>,
     pub hasher: Hasher,
     pub login_limits: Limits,
+    /// On PostgreSQL.
+    pub rotations: Option<rotation::together::Queue>,
     pub ended: Arc<Ended>,
     pub personal_tokens: Memory,
     pub figures: Figures,
@@ -101,10 +103,15 @@ impl App {
                 redis.listen(&channels, hear).await;
             });
         }
+        let rotations = matches!(config.database, DatabaseUrl::Postgres(_)).then(|| {
+            let rules = token::refresh::rules(&config);
+            rotation::together::Queue::open(db.clone(), rules)
+        });
         Ok(Self {
             jwt,
             hasher: Hasher::new(&config)?,
             login_limits: Limits::default(),
+            rotations,
             secrets: Arc::new(keys.secrets),
             config,
             clock,

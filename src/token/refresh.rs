@@ -15,6 +15,7 @@ use crate::config::Config;
 use crate::error::{AppError, Code};
 use crate::figures::Figure;
 use crate::login::Cause;
+use crate::login::rotation::together::Presented;
 use crate::login::rotation::{self, Purpose, Rotation, Rules, TokenId};
 use crate::web::answer::Outgoing;
 use crate::web::origin;
@@ -92,11 +93,16 @@ pub async fn exchange(
     let rules = rules(&app.config);
     let client = origin::client(req, &app.config, None);
     let of_login = of_login.map(str::to_owned);
-    let expected = of_login.clone();
-    let at_once = app.db.in_one_statement(move |conn| {
-        rotation::advance_at_once(conn, token, expected.as_deref(), rules, now)
-    });
-    let rotation = match at_once.await.transpose()?.flatten() {
+    let presented = Presented {
+        token,
+        of_login: of_login.clone(),
+        at: now,
+    };
+    let advanced = match &app.rotations {
+        Some(queue) => queue.present(presented).await?,
+        None => None,
+    };
+    let rotation = match advanced {
         Some(next) => Rotation::Fresh(next),
         None => {
             let rotation = app.db.write(move |conn| {
