@@ -6,7 +6,11 @@
 
 CREATE FUNCTION advance_tokens(
     presented BYTEA[], of_purpose TEXT, of_logins TEXT[], made_by BIGINT[], successors BYTEA[], ends BIGINT[], at BIGINT[]
-) RETURNS BIGINT[] LANGUAGE plpgsql AS $$
+) RETURNS BIGINT[] LANGUAGE plpgsql
+-- From what is asked for to its row by an index, one after the other, whatever the statistics say: a plan made while the tables
+-- were empty stays for as long as a connection does.
+SET join_collapse_limit = 1 SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off
+AS $$
 DECLARE
     held TEXT[];
     done BIGINT[];
@@ -17,32 +21,32 @@ BEGIN
     ) AS locked;
     WITH asked AS (
         SELECT * FROM unnest(presented, of_logins, made_by, successors, ends, at)
-            WITH ORDINALITY AS asked (token, of_login, made_by, successor, ends, at, place)
+            WITH ORDINALITY AS asked (token, of_login, made_before, successor, latest, moment, place)
     ), plain AS (
         -- Of several tokens of one login the first.
         SELECT DISTINCT ON (token.login_id)
-            asked.place, asked.successor, asked.at, least(logins.expires_at, asked.ends) AS ends, token.id, token.login_id, token.counter
+            asked.place, asked.successor, asked.moment, least(logins.expires_at, asked.latest) AS until, token.id, token.login_id, token.counter
         FROM asked
         JOIN rotating_tokens AS token ON token.id = asked.token
         JOIN logins ON logins.id = token.login_id
         JOIN users ON users.id = logins.user_id
         WHERE token.login_id = ANY (held)
             AND (asked.of_login IS NULL OR asked.of_login = token.login_id)
-            AND logins.ended_cause IS NULL AND logins.expires_at > asked.at
+            AND logins.ended_cause IS NULL AND logins.expires_at > asked.moment
             AND users.disabled_at IS NULL
             AND token.purpose = of_purpose AND token.superseded_at IS NULL
-            AND token.expires_at > asked.at AND token.issued_at <= asked.made_by
+            AND token.expires_at > asked.moment AND token.issued_at <= asked.made_before
             AND NOT EXISTS (SELECT FROM rotating_tokens AS kin WHERE kin.parent_id = token.parent_id AND kin.used_at IS NOT NULL)
         ORDER BY token.login_id, asked.place
     ), made AS (
         INSERT INTO rotating_tokens (id, login_id, purpose, parent_id, counter, issued_at, expires_at)
-            SELECT successor, login_id, of_purpose, id, counter + 1, at, ends FROM plain
+            SELECT successor, login_id, of_purpose, id, counter + 1, moment, until FROM plain
     ), moved AS (
         UPDATE rotating_tokens AS token
-            SET used_at = plain.at, superseded_at = plain.at, successor_id = plain.successor,
-                successor_given_at = plain.at, successors = token.successors + 1
+            SET used_at = plain.moment, superseded_at = plain.moment, successor_id = plain.successor,
+                successor_given_at = plain.moment, successors = token.successors + 1
             FROM plain WHERE token.id = plain.id
     )
-    SELECT array_agg(plain.ends ORDER BY asked.place) INTO done FROM asked LEFT JOIN plain USING (place);
+    SELECT array_agg(plain.until ORDER BY asked.place) INTO done FROM asked LEFT JOIN plain USING (place);
     RETURN done;
 END $$;
