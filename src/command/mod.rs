@@ -5,6 +5,7 @@ mod keys;
 mod migrate;
 mod serve;
 pub mod server;
+mod session;
 pub mod settings;
 mod user;
 
@@ -42,6 +43,9 @@ enum Command {
     /// People: add, list, change a password or a role, disable, enable
     #[command(subcommand)]
     User(user::Command),
+    /// Logins, by browser and by API: list, revoke
+    #[command(subcommand)]
+    Session(session::Command),
     /// Keys that sign JWTs: list, rotate, revoke
     #[command(subcommand)]
     Keys(keys::Command),
@@ -77,6 +81,7 @@ pub async fn run() -> Result<(), String> {
         }
         Command::Config { reference: false } => settings::print(&config),
         Command::User(command) => user::run(&config, command).await,
+        Command::Session(command) => session::run(&config, command).await,
         Command::Keys(command) => keys::run(&config, command).await,
         Command::Cleanup => cleanup::run(&config).await,
     };
