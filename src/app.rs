@@ -27,6 +27,7 @@ use crate::login::ended::{self, Ended};
 use crate::login::sign_in::Turnstile;
 use crate::login::{self, Cause, Login};
 use crate::openapi::{Endpoint, delete, get, patch, post, put};
+use crate::realtime::hub::Hub;
 use crate::session::cookies::session_name;
 use crate::session::keeper::Keeper;
 use crate::token::introspection;
@@ -37,7 +38,7 @@ use crate::web::answer::is_login_by_program;
 use crate::web::assets;
 use crate::{
     activity, admin, dashboard, devices, dialects, forward_auth, health, openapi, profile,
-    registration, session, token,
+    realtime, registration, session, token,
 };
 
 /// What every handler may reach.
@@ -53,6 +54,7 @@ pub struct App {
     pub ended: Arc<Ended>,
     pub personal_tokens: Memory,
     pub figures: Figures,
+    pub hub: Arc<Hub>,
     draining: AtomicBool,
 }
 
@@ -87,8 +89,17 @@ impl App {
             lifetime,
             Arc::clone(&clock),
         ));
-        if let Some(url) = &config.redis_url {
-            actix_web::rt::spawn(ended::listen(url.clone(), Arc::clone(&ended)));
+        let hub = Arc::new(Hub::default());
+        if let Keystore::Redis(redis) = &keystore {
+            let (redis, ended, hub) = (redis.clone(), Arc::clone(&ended), Arc::clone(&hub));
+            actix_web::rt::spawn(async move {
+                let hear = |channel: &str, payload: &str| match channel {
+                    ended::CHANNEL => ended.hear(payload),
+                    _ => hub.note_change(payload),
+                };
+                let channels = [ended::CHANNEL, realtime::CHANNEL];
+                redis.listen(&channels, hear).await;
+            });
         }
         Ok(Self {
             jwt,
@@ -102,35 +113,49 @@ impl App {
             ended,
             personal_tokens: Memory::default(),
             figures: Figures::default(),
+            hub,
             draining: AtomicBool::new(false),
         })
     }
 
-    /// Takes on no new work from now on: not ready, and connections are closed after their answer.
+    /// Takes on no new work from now on: not ready, connections are closed after their answer, and
+    /// sockets at once.
     pub fn begin_draining(&self) {
-        self.draining.store(true, Ordering::Relaxed);
+        self.draining.store(true, Ordering::SeqCst);
+        self.hub.drain();
     }
 
     /// Whether the process is about to end.
     pub fn is_draining(&self) -> bool {
-        self.draining.load(Ordering::Relaxed)
+        self.draining.load(Ordering::SeqCst)
     }
 
     /// Makes an end known that the database already knows: here at once, to other nodes by Redis.
     /// Those that miss it read it from the database.
     pub fn announce(&self, login: &Login, cause: Cause) {
         self.announce_id(&login.id, cause, login.expires_at);
+        self.announce_change(&login.user_id);
+    }
+
+    /// Tells the sockets of a user, on every node, that their list of logins is another now: once
+    /// that is so in the database.
+    pub fn announce_change(&self, user_id: &str) {
+        self.hub.note_change(user_id);
+        self.publish(realtime::CHANNEL, user_id.to_owned());
     }
 
     /// As [`App::announce`], for a login or a single access token.
     pub fn announce_id(&self, id: &str, cause: Cause, expires_at: Timestamp) {
         self.ended.insert(id, cause, expires_at);
+        self.publish(ended::CHANNEL, ended::announcement(id, cause, expires_at));
+    }
+
+    fn publish(&self, channel: &'static str, payload: String) {
         if let Keystore::Redis(redis) = &self.keystore {
             let redis = redis.clone();
-            let payload = ended::announcement(id, cause, expires_at);
             actix_web::rt::spawn(async move {
-                if let Err(error) = redis.publish(ended::CHANNEL, &payload).await {
-                    tracing::debug!(%error, "an end was not announced");
+                if let Err(error) = redis.publish(channel, &payload).await {
+                    tracing::debug!(%error, channel, "an announcement was not made");
                 }
             });
         }
@@ -194,7 +219,7 @@ pub fn routes(app: Data<App>) -> impl FnOnce(&mut ServiceConfig) {
 /// the API without their `/api`.
 #[rustfmt::skip]
 pub fn api() -> Vec<Group> {
-    use Code::{AccountDisabled, Conflict, Forbidden, InvalidCredentials, RateLimited, RefreshExpired, RefreshInvalid, RefreshMissing, RefreshReused, ReauthenticationRequired, TokenMismatch};
+    use Code::{AccountDisabled, Conflict, Forbidden, InvalidCredentials, RateLimited, RefreshExpired, RefreshInvalid, RefreshMissing, MalformedRequest, RefreshReused, ReauthenticationRequired, TokenMismatch, UpgradeRequired};
     vec![
         group("Logging in", "A login is one sign-in on one device. It begins with a password and gives two tokens: an access token, which goes with every request, and a refresh token, which is exchanged for the next pair.", vec![
             ("/v1/auth/token", vec![post(token::http::token, "Log in")
@@ -235,6 +260,9 @@ pub fn api() -> Vec<Group> {
             ("/v1/audit", vec![get(activity::http::list, "What has happened")
                 .says("Your own events; everybody's for an administrator.")
                 .fails(&[Forbidden])]),
+            ("/v1/ws", vec![get(realtime::http::connect, "Listen, over a WebSocket")
+                .says("A page of ours is let in by its session. Others say who they are within ten seconds: `{\"type\": \"authenticate\", \"token\": \"…\"}`, with an access token or a personal token with the scope `sessions:read`. The README has the messages.")
+                .fails(&[MalformedRequest, UpgradeRequired, RateLimited])]),
             ("/update-activity", vec![post(session::http::update_activity, "Say that somebody is there")
                 .says("What a page sends while its person moves, types or clicks. It revives nothing that is over.")]),
             ("/password-strength", vec![post(profile::strength::strength, "Judge a password while it is typed")

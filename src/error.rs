@@ -42,6 +42,7 @@ pub enum Code {
     UnsupportedMediaType,
     ValidationFailed,
     SessionExpired,
+    UpgradeRequired,
     RateLimited,
     HeadTooLarge,
     Internal,
@@ -50,7 +51,7 @@ pub enum Code {
 
 impl Code {
     /// Every code.
-    pub const ALL: [Self; 29] = [
+    pub const ALL: [Self; 30] = [
         Self::MalformedRequest,
         Self::InvalidCredentials,
         Self::TokenMissing,
@@ -76,6 +77,7 @@ impl Code {
         Self::UnsupportedMediaType,
         Self::ValidationFailed,
         Self::SessionExpired,
+        Self::UpgradeRequired,
         Self::RateLimited,
         Self::HeadTooLarge,
         Self::Internal,
@@ -110,6 +112,7 @@ impl Code {
             Self::UnsupportedMediaType => ("unsupported_media_type", 415),
             Self::ValidationFailed => ("validation_failed", 422),
             Self::SessionExpired => ("session_expired", 419),
+            Self::UpgradeRequired => ("upgrade_required", 426),
             Self::RateLimited => ("rate_limited", 429),
             Self::HeadTooLarge => ("head_too_large", 431),
             Self::Internal => ("internal", 500),

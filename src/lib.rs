@@ -27,6 +27,7 @@ pub mod keystore;
 pub mod login;
 pub mod openapi;
 pub mod profile;
+pub mod realtime;
 pub mod registration;
 pub mod session;
 pub mod token;

@@ -11,6 +11,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::cleanup;
 use crate::app::{App, routes};
+use crate::realtime;
 use crate::web::answer::dress;
 use crate::web::https::insist;
 
@@ -19,6 +20,10 @@ const DRAIN_SECONDS: u64 = 25;
 /// How long after SIGTERM new connections are still served: by then whoever hands out the work has
 /// seen `/readyz` say no, and nobody knocks at a closed door.
 const LINGER: Duration = Duration::from_secs(2);
+/// For how long a client may take nothing of what it is sent before its connection is dropped. Without
+/// it one that has gone, or that never reads, would be kept for as long as it likes.
+#[cfg(target_os = "linux")]
+const STALLED: Duration = Duration::from_secs(60);
 /// How often what has expired is deleted.
 const SWEEP_EVERY: Duration = Duration::from_secs(600);
 
@@ -49,6 +54,11 @@ pub fn bind(app: App, signals: Signals) -> Result<Running, String> {
     let told = |error: std::io::Error| format!("cannot listen on {bind}: {error}");
     let listener = TcpListener::bind(bind).map_err(told)?;
     let address = listener.local_addr().map_err(told)?;
+    // Each connection has it from here.
+    #[cfg(target_os = "linux")]
+    socket2::SockRef::from(&listener)
+        .set_tcp_user_timeout(Some(STALLED))
+        .map_err(told)?;
     let workers = app.config.workers;
     let app = Data::new(app);
     let shared = app.clone();
@@ -74,6 +84,7 @@ pub fn bind(app: App, signals: Signals) -> Result<Running, String> {
     }
     rt::spawn(sweep(app.clone()));
     rt::spawn(write_figures(app.clone()));
+    rt::spawn(realtime::watch(app.clone()));
     Ok(Running {
         address,
         server,

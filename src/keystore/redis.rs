@@ -19,6 +19,7 @@ use ::redis::{
     AsyncConnectionConfig, Client, Cmd, ErrorKind, FromRedisValue, RedisError, Script,
     ScriptInvocation, Value,
 };
+use futures_util::StreamExt;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
@@ -109,6 +110,34 @@ impl RedisStore {
     /// When Redis gives no answer in time.
     pub async fn publish(&self, channel: &str, payload: &str) -> Result<(), KeystoreUnavailable> {
         self.send(&command("PUBLISH", [channel, payload])).await?;
+        Ok(())
+    }
+
+    /// Listens at `channels` for as long as the process lives: `hear` gets the channel and the payload
+    /// of each message. What is sent while Redis is away is missed.
+    pub async fn listen(&self, channels: &[&str], hear: impl Fn(&str, &str)) {
+        loop {
+            if let Err(error) = self.listen_once(channels, &hear).await {
+                tracing::debug!(%error, "not listening for announcements");
+            }
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+    }
+
+    async fn listen_once(
+        &self,
+        channels: &[&str],
+        hear: &impl Fn(&str, &str),
+    ) -> Result<(), RedisError> {
+        let mut subscription = self.client().get_async_pubsub().await?;
+        subscription.subscribe(channels).await?;
+        let mut messages = subscription.on_message();
+        while let Some(message) = messages.next().await {
+            hear(
+                message.get_channel_name(),
+                &message.get_payload::<String>()?,
+            );
+        }
         Ok(())
     }
 

@@ -5,19 +5,19 @@
 //! been silent for too long knows that it does not know, and says so rather than let an ended login
 //! pass.
 
+use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
 use std::sync::RwLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use diesel::prelude::*;
-use futures_util::StreamExt;
+use tokio::sync::Notify;
 use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::{Cause, store};
 use crate::clock::{Clock, Timestamp};
-use crate::config::Secret;
 use crate::db::{Db, DbError};
 use crate::error::AppError;
 
@@ -52,6 +52,7 @@ pub struct Ended {
     /// Milliseconds after `started` when the feed was last read.
     fed_at: AtomicU64,
     max_lag: Duration,
+    news: Notify,
 }
 
 impl Ended {
@@ -62,6 +63,7 @@ impl Ended {
             started: Instant::now(),
             fed_at: AtomicU64::new(0),
             max_lag,
+            news: Notify::new(),
         }
     }
 
@@ -96,10 +98,38 @@ impl Ended {
         Ok(None)
     }
 
+    /// Why one of these has ended, as far as this node knows.
+    pub fn known_cause(&self, ids: impl IntoIterator<Item = Uuid>) -> Option<Cause> {
+        let ended = self.ended.read().ok()?;
+        let mut causes = ids.into_iter().filter_map(|id| ended.get(&id));
+        causes.next().map(|(cause, _)| *cause)
+    }
+
     /// Adds an end that this node knows of. The first cause stands.
     pub fn insert(&self, id: &str, cause: Cause, expires_at: Timestamp) {
-        if let (Ok(id), Ok(mut ended)) = (Uuid::try_parse(id), self.ended.write()) {
-            ended.entry(id).or_insert((cause, expires_at));
+        if let (Ok(id), Ok(mut ended)) = (Uuid::try_parse(id), self.ended.write())
+            && let Entry::Vacant(place) = ended.entry(id)
+        {
+            place.insert((cause, expires_at));
+            self.news.notify_one();
+        }
+    }
+
+    /// Waits for an end that was not known before. One task at a time can wait.
+    pub async fn news(&self) {
+        self.news.notified().await;
+    }
+
+    /// Hears another node's [`announcement`]. What is missed while Redis is away comes with the next
+    /// reading of the database.
+    pub fn hear(&self, announcement: &str) {
+        let mut parts = announcement.split(' ');
+        if let (Some(id), Some(cause), Some(expires_at)) = (
+            parts.next(),
+            parts.next().and_then(Cause::named),
+            parts.next().and_then(|text| text.parse().ok()),
+        ) {
+            self.insert(id, cause, Timestamp::from_millis(expires_at));
         }
     }
 
@@ -191,34 +221,4 @@ pub async fn feed(
 /// What an announcement in Redis says.
 pub fn announcement(id: &str, cause: Cause, expires_at: Timestamp) -> String {
     format!("{id} {} {}", cause.name(), expires_at.millis())
-}
-
-/// Listens to the other nodes' announcements for as long as the process lives. What is missed while
-/// Redis is away comes with the next reading of the database.
-pub async fn listen(url: Secret<String>, ended: std::sync::Arc<Ended>) {
-    loop {
-        if let Err(error) = listen_once(&url, &ended).await {
-            tracing::debug!(%error, "not listening for announcements");
-        }
-        tokio::time::sleep(Duration::from_secs(1)).await;
-    }
-}
-
-async fn listen_once(url: &Secret<String>, ended: &Ended) -> redis::RedisResult<()> {
-    let client = redis::Client::open(url.expose().as_str())?;
-    let mut subscription = client.get_async_pubsub().await?;
-    subscription.subscribe(CHANNEL).await?;
-    let mut messages = subscription.on_message();
-    while let Some(message) = messages.next().await {
-        let payload: String = message.get_payload()?;
-        let mut parts = payload.split(' ');
-        if let (Some(id), Some(cause), Some(expires_at)) = (
-            parts.next(),
-            parts.next().and_then(Cause::named),
-            parts.next().and_then(|text| text.parse().ok()),
-        ) {
-            ended.insert(id, cause, Timestamp::from_millis(expires_at));
-        }
-    }
-    Ok(())
 }

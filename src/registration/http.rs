@@ -297,6 +297,7 @@ pub async fn register(
         }
         Err(error) => return Err(error),
     };
+    app.announce_change(&user.id);
     let pair = Pair::first(&app, user, begun, now)?;
     let data = deliver(&req, &app, &pair, asked.refresh_token_delivery, now);
     Ok(created("Welcome.", data))

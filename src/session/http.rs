@@ -254,6 +254,7 @@ pub async fn open(
         Ok(Some((login, remembered, ended)))
     });
     let (login, remembered, ended) = begun.await?.ok_or(Code::InvalidCredentials)?;
+    app.announce_change(&user.id);
     for login in ended {
         app.announce(&login, login.cause_of_end(now).unwrap_or(Cause::LoggedOut));
     }

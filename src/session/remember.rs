@@ -118,7 +118,11 @@ pub async fn restore(req: &HttpRequest, app: &App, now: Timestamp) -> Result<Rec
         }
         Ok(rotation)
     });
-    match rotation.await? {
+    let rotation = rotation.await?;
+    if let Rotation::Fresh(next) = &rotation {
+        app.announce_change(&next.user.id);
+    }
+    match rotation {
         Rotation::Fresh(next) | Rotation::Newest(next) | Rotation::Sibling(next) => {
             let mut record = Record::new(&next.user, &next.login, Some(next.expires_at));
             record.remember_token = Some(hex(next.token.as_bytes()));

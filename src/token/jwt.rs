@@ -13,6 +13,7 @@ use jsonwebtoken::jwk::{Jwk, JwkSet, PublicKeyUse};
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
 use quick_cache::sync::Cache;
 use serde::{Deserialize, Serialize};
+use uuid::Uuid;
 
 use crate::account::User;
 use crate::clock::{Clock, Timestamp};
@@ -284,6 +285,13 @@ impl Jwt {
         now.since(read_at) > KNOWS_FOR
     }
 
+    /// The ids of the keys whose tokens are recognised at the moment.
+    pub fn key_ids(&self) -> Vec<Uuid> {
+        let ring = self.ring.load();
+        let ids = ring.keys.iter().map(|key| &key.source.entry.id);
+        ids.filter_map(|id| Uuid::try_parse(id).ok()).collect()
+    }
+
     /// The public keys of tokens that may be alive or soon will be (RFC 7517, 5).
     pub fn public_keys(&self, now: Timestamp) -> JwkSet {
         let ring = self.ring.load();
@@ -295,6 +303,12 @@ impl Jwt {
             keys: live.filter_map(|key| key.public.clone()).collect(),
         }
     }
+}
+
+/// The id of the key that a token says has signed it.
+pub fn key_id(token: &str) -> Option<Uuid> {
+    let kid = jsonwebtoken::decode_header(token).ok()?.kid?;
+    Uuid::try_parse(&kid).ok()
 }
 
 fn make_ring(keys: Vec<SigningKey>, validation: &Validation) -> Result<Ring, String> {

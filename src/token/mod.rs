@@ -124,6 +124,7 @@ pub async fn open<T: Send + 'static>(
         Ok(Some((begun, more)))
     });
     let (begun, more) = begun.await?.ok_or(Code::InvalidCredentials)?;
+    app.announce_change(&user.id);
     Ok((Pair::first(app, user, begun, now)?, more))
 }
 

@@ -12,7 +12,7 @@ use actix_web::error::InternalError;
 use actix_web::http::header::{
     ACCESS_CONTROL_ALLOW_CREDENTIALS, ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_EXPOSE_HEADERS,
     ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER,
-    SET_COOKIE, VARY, WWW_AUTHENTICATE,
+    SEC_WEBSOCKET_VERSION, SET_COOKIE, UPGRADE, VARY, WWW_AUTHENTICATE,
 };
 use actix_web::http::{ConnectionType, Method, StatusCode};
 use actix_web::middleware::Next;
@@ -242,6 +242,12 @@ fn told<B: MessageBody + 'static>(
         answer
             .headers_mut()
             .insert(RETRY_AFTER, HeaderValue::from(seconds));
+    }
+    if error.code() == Code::UpgradeRequired {
+        // RFC 9110, 15.5.22, and RFC 6455, 4.4.
+        let headers = answer.headers_mut();
+        headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
+        headers.insert(SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
     }
     // What inner layers set is part of the answer whatever its body.
     let stays = |name: &HeaderName| {

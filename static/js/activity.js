@@ -20,6 +20,8 @@
  * cannot be reached. #notices is a status region for screen readers. A form or field with
  * data-no-draft is never kept.
  *
+ * Whoever hears of the end elsewhere (live.js) tells the document with "gapura:over" and {reason}.
+ *
  * After every answer of the server, in every tab, the document gets a "gapura:ends" event with
  * {idleEnd, sessionEnd} (RFC 3339) as its detail.
  *
@@ -209,6 +211,8 @@ function start() {
   const inputAge = () => Math.max(0, now() - lastInput, Date.now() - lastInputWall);
 
   let over = false;
+  /** When the person last set out for another page. */
+  let leftAt = -Infinity;
   let busy = false;
   let leading = false;
   let heardLeader = now();
@@ -428,6 +432,12 @@ function start() {
   /** @param {string} reason */
   function leave(reason) {
     if (over) return;
+    // Their way leads somewhere already, say from the button that ended the session; unless nothing comes of it.
+    const patience = leftAt + 5000 - now();
+    if (patience > 0) {
+      setTimeout(() => leave(reason), patience);
+      return;
+    }
     over = true;
     clearTimeout(timer);
     clearTimeout(telling);
@@ -580,8 +590,17 @@ function start() {
     if (!over) timer = setTimeout(turn, 0);
   }
 
+  document.addEventListener("gapura:over", (event) => {
+    if (event instanceof CustomEvent) leave(typeof event.detail?.reason === "string" ? event.detail.reason : "");
+  });
   document.addEventListener("visibilitychange", wake);
-  window.addEventListener("pageshow", wake);
+  window.addEventListener("beforeunload", () => {
+    leftAt = now();
+  });
+  window.addEventListener("pageshow", () => {
+    leftAt = -Infinity;
+    wake();
+  });
   window.addEventListener("online", () => {
     notBefore = 0;
     wake();

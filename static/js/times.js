@@ -52,7 +52,13 @@ function refresh(time) {
 /** @param {ParentNode} root @param {string} selector */
 const timesIn = (root, selector) => [...root.querySelectorAll(selector)].filter((time) => time instanceof HTMLTimeElement);
 
-for (const time of timesIn(document, "time[datetime][title]")) showExact(time);
+/** @param {ParentNode} root */
+const showAll = (root) => timesIn(root, "time[datetime][title]").forEach(showExact);
+
+showAll(document);
+document.addEventListener("gapura:shown", (event) => {
+  if (event instanceof CustomEvent) showAll(event.detail.region);
+});
 
 if (!Number.isNaN(renderedAt)) {
   const refreshAll = () => timesIn(document, "time[data-relative]").forEach(refresh);

@@ -81,18 +81,18 @@ impl Drop for Redis {
 /// Asks nobody: a JWT is all it needs.
 const TOKEN_STATUS: &str = "/api/v1/auth/token-status";
 
-const OPEN: u8 = 0;
-const HANGING: u8 = 1;
+pub const OPEN: u8 = 0;
+pub const HANGING: u8 = 1;
 const CUT: u8 = 2;
 
 /// Stands before a server, and can hang (nothing moves, nothing closes) or cut every connection.
-struct Proxy {
-    port: u16,
+pub struct Proxy {
+    pub port: u16,
     state: Arc<AtomicU8>,
 }
 
 impl Proxy {
-    async fn before(target: String) -> Self {
+    pub async fn before(target: String) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let port = listener.local_addr().expect("an address").port();
         let state = Arc::new(AtomicU8::new(OPEN));
@@ -105,7 +105,7 @@ impl Proxy {
         Self { port, state }
     }
 
-    fn set(&self, state: u8) {
+    pub fn set(&self, state: u8) {
         self.state.store(state, Ordering::SeqCst);
     }
 }

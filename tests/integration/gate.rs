@@ -12,6 +12,7 @@ use tempfile::TempDir;
 
 use crate::actors::{Answer, Browser};
 use crate::harness::{Backend, TestApp};
+use crate::realtime::Wire;
 
 const HOUR: Duration = Duration::from_secs(3600);
 
@@ -226,6 +227,7 @@ async fn nginx_lets_in_whom_the_gate_lets_in() {
         .header("x-auth-username", "root")
         .header("x-auth-role", "admin");
     assert_eq!(Answer::of(spoofed).await.expect(200).body, "ada user");
+    Wire::with_token(&nginx.url, access).await;
 
     let grace = Browser::new(&app, "grace").log_in().await;
     let with_cookie = || page().header("cookie", grace.cookie_header());

@@ -16,6 +16,7 @@ use serde_json::Value;
 
 use crate::harness::{Backend, TestApp};
 use crate::program::{APP_KEY, OTHER_APP_KEY, PASSWORD, Place, Server, pair, until};
+use crate::realtime::{Heard, Wire};
 use crate::token_api::{Pair, good, login_of, refused};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -239,6 +240,7 @@ async fn what_a_revoked_key_signed_is_refused_though_it_was_remembered() {
         let app = TestApp::start(backend).await;
         let pair = app.log_in("ada").await;
         good(app.me(&pair.access).await).await;
+        let mut wire = Wire::with_token(&app.url, &pair.access).await;
         let first = kid(&pair.access);
         for unknown in ["root", "", "x"] {
             let problem = app.revoke(unknown).await.unwrap_err();
@@ -251,6 +253,10 @@ async fn what_a_revoked_key_signed_is_refused_though_it_was_remembered() {
             .expect("a successor");
         app.read_keys().await.expect("keys");
         refused(app.me(&pair.access).await, 401, "token_invalid").await;
+        assert_eq!(
+            wire.hear_of_itself().await,
+            Heard::Closed(4401, "token_invalid".to_owned())
+        );
         let pair = app.refresh(&pair).await;
         assert_eq!(kid(&pair.access), second);
         good(app.me(&pair.access).await).await;

@@ -32,6 +32,7 @@ mod profile;
 mod program;
 mod races;
 mod readme;
+mod realtime;
 mod registration;
 mod rotation_model;
 mod session;

@@ -664,8 +664,8 @@ fn routes() -> Vec<(Method, String)> {
         .collect()
 }
 
-/// Open to strangers, by what they carry in the body.
-const BY_BODY: [&str; 9] = [
+/// Open to strangers, by what they carry in the body or say over the socket.
+const BY_BODY: [&str; 10] = [
     "/api/v1/auth/token",
     "/api/v1/auth/refresh",
     "/api/v1/auth/auto-refresh",
@@ -675,6 +675,7 @@ const BY_BODY: [&str; 9] = [
     "/api/auth/login",
     "/api/auth/refresh",
     "/api/v1/openapi.json",
+    "/api/v1/ws",
 ];
 /// A token may always ask about itself.
 const ABOUT_ITSELF: &str = "/api/v1/auth/token-status";

@@ -17,7 +17,7 @@ BEGIN
     END IF;
     SELECT * INTO token FROM rotating_tokens
         WHERE id = presented AND purpose = of_purpose AND superseded_at IS NULL AND expires_at > at AND issued_at <= made_by;
-    IF NOT FOUND OR token.used_at IS NOT NULL
+    IF NOT FOUND
         OR EXISTS (SELECT FROM rotating_tokens WHERE parent_id = token.parent_id AND used_at IS NOT NULL)
         OR EXISTS (SELECT FROM users WHERE id = login.user_id AND disabled_at IS NOT NULL) THEN
         RETURN NULL;
