@@ -26,6 +26,7 @@ use crate::keystore::Keystore;
 use crate::login::ended::{self, Ended};
 use crate::login::sign_in::Turnstile;
 use crate::login::{self, Cause, Login};
+use crate::metrics::Metrics;
 use crate::openapi::{Endpoint, delete, get, patch, post, put};
 use crate::realtime::hub::Hub;
 use crate::session::cookies::session_name;
@@ -54,6 +55,7 @@ pub struct App {
     pub ended: Arc<Ended>,
     pub personal_tokens: Memory,
     pub figures: Figures,
+    pub metrics: Metrics,
     pub hub: Arc<Hub>,
     draining: AtomicBool,
 }
@@ -101,9 +103,16 @@ impl App {
                 redis.listen(&channels, hear).await;
             });
         }
+        let hasher = Hasher::new(&config)?;
+        let redis = match &keystore {
+            Keystore::Redis(redis) => Some(redis.timing()),
+            Keystore::Embedded(_) => None,
+        };
+        let metrics = Metrics::new(db.timing(), redis, hasher.queue());
         Ok(Self {
             jwt,
-            hasher: Hasher::new(&config)?,
+            hasher,
+            metrics,
             turnstile: Turnstile::default(),
             secrets: Arc::new(keys.secrets),
             config,
@@ -133,6 +142,12 @@ impl App {
     /// Makes an end known that the database already knows: here at once, to other nodes by Redis.
     /// Those that miss it read it from the database.
     pub fn announce(&self, login: &Login, cause: Cause) {
+        // As it was read, before this end.
+        if login.ended_at.is_none() {
+            let kind = login::Kind::named(&login.kind).name();
+            let lasted = self.clock.now().since(login.started_at);
+            self.metrics.login_ended(kind, cause.name(), lasted);
+        }
         self.announce_id(&login.id, cause, login.expires_at);
         self.announce_change(&login.user_id);
     }

@@ -88,6 +88,7 @@ pub const SETTINGS: &[Setting] = &[
     setting("GAPURA_AUDIT_RETENTION", "400d", "how long audit events are kept"),
     setting("GAPURA_CORS_ORIGINS", "none", "origins, comma-separated, whose pages may call the API from the browser, with credentials"),
     setting("GAPURA_RATE_LIMITS", "on", "`off` for load tests only"),
+    setting("GAPURA_METRICS_BIND", "127.0.0.1:9464", "Prometheus metrics on a listener of their own; `off` for none, port 0 picks a free one. The address is printed"),
     setting("GAPURA_LOG", "info", "filter as in `RUST_LOG`; readable on a terminal, JSON otherwise"),
 ];
 
@@ -209,6 +210,8 @@ pub struct Config {
     /// As browsers write them in `Origin`.
     pub cors_origins: Vec<String>,
     pub rate_limits: bool,
+    /// Where metrics are served, if anywhere.
+    pub metrics_bind: Option<SocketAddr>,
     pub log: String,
     /// Name, value in force (secrets hidden) and where it came from.
     pub shown: Vec<(&'static str, String, String)>,
@@ -267,6 +270,17 @@ impl Config {
             Ok(config)
         } else {
             Err(raw.problems)
+        }
+    }
+
+    /// The directory that grows on this node, if one does.
+    pub fn grows_in(&self) -> Option<&Path> {
+        match &self.database {
+            DatabaseUrl::Sqlite(file) => match file.parent() {
+                Some(parent) if parent != Path::new("") => Some(parent),
+                _ => Some(Path::new(".")),
+            },
+            DatabaseUrl::Postgres(_) => self.redis_url.is_none().then_some(&self.data_dir),
         }
     }
 
@@ -425,10 +439,7 @@ impl Raw {
         let bind = self.value(
             "GAPURA_BIND",
             SocketAddr::from(([127, 0, 0, 1], 8080)),
-            |text| {
-                text.parse()
-                    .map_err(|_| "must be an address and a port, as in 127.0.0.1:8080".to_owned())
-            },
+            parse_address,
         );
         let public_url = self.value("GAPURA_PUBLIC_URL", None, |text| {
             parse_public_url(text).map(Some)
@@ -490,6 +501,14 @@ impl Raw {
                 "off" => Ok(false),
                 _ => Err("must be `on` or `off`".to_owned()),
             }),
+            metrics_bind: self.value(
+                "GAPURA_METRICS_BIND",
+                Some(SocketAddr::from(([127, 0, 0, 1], 9464))),
+                |text| match text {
+                    "off" => Ok(None),
+                    _ => parse_address(text).map(Some),
+                },
+            ),
             log: self.value("GAPURA_LOG", "info".to_owned(), |text| {
                 let filter = tracing_subscriber::EnvFilter::try_new(text);
                 filter
@@ -677,6 +696,11 @@ fn parse_duration(text: &str) -> Result<Duration, String> {
         return Err("is longer than ten years".to_owned());
     }
     Ok(Duration::from_secs(seconds))
+}
+
+fn parse_address(text: &str) -> Result<SocketAddr, String> {
+    let address = text.parse();
+    address.map_err(|_| "must be an address and a port, as in 127.0.0.1:8080".to_owned())
 }
 
 fn parse_public_url(text: &str) -> Result<Url, String> {

@@ -25,6 +25,7 @@ use tokio::time::timeout;
 
 use super::tally::Tally;
 use super::{Count, KeystoreUnavailable, milliseconds, number};
+use crate::metrics::Timing;
 
 /// How long a call may take in all.
 const TIME_LIMIT: Duration = Duration::from_millis(500);
@@ -67,6 +68,7 @@ struct Shared {
     raise: Script,
     count: Script,
     tally: Tally,
+    timing: Timing,
 }
 
 /// A connection, or why there is none.
@@ -95,12 +97,18 @@ impl RedisStore {
             raise: Script::new(RAISE),
             count: Script::new(COUNT),
             tally: Tally::default(),
+            timing: Timing::default(),
         })))
     }
 
     /// To open connections of another kind to the same server, as a subscriber needs.
     pub fn client(&self) -> &Client {
         &self.0.client
+    }
+
+    /// How long it took, and how often there was no answer.
+    pub fn timing(&self) -> &Timing {
+        &self.0.timing
     }
 
     /// Sends `payload` to whoever listens at `channel` now. Nobody may be listening, and after a
@@ -246,6 +254,12 @@ impl RedisStore {
     /// been closed, say by a restart since it was last used, is replaced and asked once more: what
     /// happened in between is not the caller's to see, and nothing is asked that must not be twice.
     async fn ask(&self, question: Question<'_>) -> Result<Value, KeystoreUnavailable> {
+        let operation = question.name();
+        let work = self.ask_in_time(question);
+        self.0.timing.time(operation, work, |_| true).await
+    }
+
+    async fn ask_in_time(&self, question: Question<'_>) -> Result<Value, KeystoreUnavailable> {
         let index = this_thread() % self.0.links.len();
         let mut used = None;
         let outcome = timeout(TIME_LIMIT, async {
@@ -284,6 +298,13 @@ enum Question<'a> {
 }
 
 impl Question<'_> {
+    const fn name(&self) -> &'static str {
+        match self {
+            Self::Command(_) => "command",
+            Self::Script(_) => "script",
+        }
+    }
+
     async fn ask(&self, connection: &mut MultiplexedConnection) -> Result<Value, RedisError> {
         match self {
             Self::Command(command) => {

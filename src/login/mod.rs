@@ -12,8 +12,8 @@ use std::time::Duration;
 use diesel::prelude::*;
 
 pub use self::store::{
-    announce, by_id, delete_old, end_all_of, living_of, mark_activity, overdue, set_auth_time,
-    tokens_until, usable_of,
+    announce, by_id, count_living, delete_old, end_all_of, living_after, living_of, mark_activity,
+    overdue, set_auth_time, tokens_until, usable_of,
 };
 use crate::account::{self, User};
 use crate::audit::{self, Actor, Event, Kind as EventKind};
@@ -35,6 +35,14 @@ impl Kind {
         match self {
             Self::Browser => "browser",
             Self::Api => "api",
+        }
+    }
+
+    /// What is stored under that name.
+    pub fn named(name: &str) -> Self {
+        match name == Self::Browser.name() {
+            true => Self::Browser,
+            false => Self::Api,
         }
     }
 }

@@ -14,6 +14,7 @@ use crate::account::{self, User};
 use crate::app::App;
 use crate::audit::{self, Event, Kind};
 use crate::error::{AppError, Code};
+use crate::login;
 
 /// Failures within [`WINDOW`] after which an account is closed to an address.
 const FAILURES_PER_ACCOUNT_AND_ADDRESS: u64 = 5;
@@ -68,7 +69,9 @@ pub async fn confirm(
     // By id: the name that a session or a token knows may be somebody else's by now.
     let user = app.db.read(move |conn| account::by_id(conn, &id)).await?;
     let username = user.map(|user| user.username).unwrap_or_default();
-    let confirmed = authenticate(app, &username, password, client).await?;
+    let confirmed = attempt(app, &username, password, client).await;
+    count(app, "confirmation", &confirmed);
+    let confirmed = confirmed?;
     if confirmed.id == user_id {
         Ok(confirmed)
     } else {
@@ -76,17 +79,32 @@ pub async fn confirm(
     }
 }
 
-/// Whose name and password these are.
+/// Whose name and password these are; `kind` is what they shall open.
 ///
 /// # Errors
 /// 401 when they do not match, 403 for a disabled account (after the right password only), 429
 /// after too many failures, 503 when that cannot be known.
 pub async fn authenticate(
     app: &App,
+    kind: login::Kind,
     name: &str,
     password: &str,
     client: &Client,
 ) -> Result<User, AppError> {
+    let outcome = attempt(app, name, password, client).await;
+    count(app, kind.name(), &outcome);
+    outcome
+}
+
+fn count(app: &App, kind: &'static str, outcome: &Result<User, AppError>) {
+    let word = match outcome {
+        Ok(_) => "ok",
+        Err(error) => error.code().name(),
+    };
+    app.metrics.password_given(kind, word);
+}
+
+async fn attempt(app: &App, name: &str, password: &str, client: &Client) -> Result<User, AppError> {
     let counters = Counters::of(app, name, client);
     let _turn = app.turnstile.pass(&counters.account).await?;
     counters.refuse_too_many(app).await?;
@@ -148,9 +166,10 @@ async fn find(app: &App, name: &str) -> Result<Option<User>, AppError> {
 async fn record_failure(
     app: &App,
     user: Option<&User>,
-    cause: &str,
+    cause: &'static str,
     client: &Client,
 ) -> Result<(), AppError> {
+    app.metrics.password_refused(cause);
     let event = Event {
         user_id: user.map(|user| user.id.clone()),
         ..Event::new(Kind::LoginFailed, "", app.clock.now())

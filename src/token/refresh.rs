@@ -87,6 +87,7 @@ pub async fn exchange(
 ) -> Result<Pair, AppError> {
     let token = TokenId::read(&app.secrets, Purpose::Refresh, text).ok_or_else(|| {
         app.figures.count(Figure::RefreshInvalid);
+        app.metrics.rotation(Purpose::Refresh.name(), "forged");
         Code::RefreshInvalid
     })?;
     let rules = rules(&app.config);
@@ -111,7 +112,7 @@ pub async fn exchange(
             rotation.await?.ok_or(Code::TokenMismatch)?
         }
     };
-    super::count(&app.figures, &rotation);
+    super::count(app, &rotation, now);
     match rotation {
         Rotation::Fresh(next) | Rotation::Newest(next) | Rotation::Sibling(next) => {
             Pair::after(app, next, now)

@@ -156,6 +156,7 @@ pub async fn dress<B: MessageBody + 'static>(
             Err(error) => {
                 let cause = error.to_string();
                 tracing::warn!(request_id = id, %method, path, cause, "the session could not be kept");
+                app.metrics.answered(StatusCode::SERVICE_UNAVAILABLE);
                 return Err(without_request(&error, dress, page, &app, &id));
             }
         }
@@ -175,6 +176,7 @@ pub async fn dress<B: MessageBody + 'static>(
         // The next request goes to another node instead of meeting a closed door here.
         head.set_connection_type(ConnectionType::Close);
     }
+    app.metrics.answered(head.status);
     log(&req, head.status, &id);
     Ok(response)
 }

@@ -14,7 +14,7 @@ use crate::program::{
     APP_KEY, OTHER_APP_KEY, PASSWORD, Place, Server, add_user, after, mode, pair, until,
 };
 
-fn place_on(backend: Backend) -> Place {
+pub fn place_on(backend: Backend) -> Place {
     let mut place = Place::new();
     for (name, value) in Installation::new(backend).settings {
         if !["GAPURA_DATA_DIR", "GAPURA_BIND", "GAPURA_PUBLIC_URL"].contains(&name.as_str()) {
@@ -179,20 +179,41 @@ fn every_command_has_help_and_fails_with_one_sentence() {
         "keys list",
         "keys rotate",
         "keys revoke",
+        "session",
+        "session list",
+        "session revoke",
+        "doctor",
+        "backup",
     ] {
         let mut words: Vec<&str> = command.split(' ').collect();
         words.push("--help");
         assert!(place.run(&words).done().contains("Usage"), "{command}");
     }
     let broken = Place::new().with("DATABASE_URL", "sqlite:///nowhere/at/all.db");
-    for command in ["serve", "migrate", "cleanup", "user list", "keys list"] {
+    for command in [
+        "serve",
+        "migrate",
+        "cleanup",
+        "user list",
+        "keys list",
+        "session list ada",
+        "backup copy.db",
+    ] {
         let words: Vec<&str> = command.split(' ').collect();
         broken.run(&words).refused();
     }
     let broken = Place::new()
         .with("GAPURA_APP_KEY", APP_KEY)
         .with("DATABASE_URL", "postgres://u@127.0.0.1:1/none");
-    for command in ["serve", "migrate", "cleanup", "user list", "keys list"] {
+    for command in [
+        "serve",
+        "migrate",
+        "cleanup",
+        "user list",
+        "keys list",
+        "session list ada",
+        "backup copy.db",
+    ] {
         let words: Vec<&str> = command.split(' ').collect();
         broken.run(&words).refused();
     }
