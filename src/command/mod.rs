@@ -1,6 +1,8 @@
 //! The command line: one command a file.
 
+mod backup;
 pub mod cleanup;
+mod doctor;
 mod keys;
 mod migrate;
 mod serve;
@@ -49,6 +51,13 @@ enum Command {
     /// Keys that sign JWTs: list, rotate, revoke
     #[command(subcommand)]
     Keys(keys::Command),
+    /// Looks at everything that a server needs, and says what to do about each fault
+    Doctor,
+    /// Copies the SQLite database to a new file, also while servers run
+    Backup {
+        /// It must not exist yet
+        to: PathBuf,
+    },
     /// Deletes what has expired; the server also does this by itself
     Cleanup,
 }
@@ -83,6 +92,8 @@ pub async fn run() -> Result<(), String> {
         Command::User(command) => user::run(&config, command).await,
         Command::Session(command) => session::run(&config, command).await,
         Command::Keys(command) => keys::run(&config, command).await,
+        Command::Doctor => doctor::run(&config).await,
+        Command::Backup { to } => backup::run(&config, to).await,
         Command::Cleanup => cleanup::run(&config).await,
     };
     // Libraries tell some of their errors in several lines.

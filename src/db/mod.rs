@@ -10,6 +10,7 @@
 
 mod migrations;
 pub mod schema;
+pub mod upkeep;
 mod writer;
 
 use std::fs::OpenOptions;

@@ -9,6 +9,7 @@
 //! that has failed, calls fail at once while one task per connection keeps trying, so a Redis that
 //! comes back is in use again after [`PAUSE`], asked or not.
 
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -25,6 +26,7 @@ use tokio::time::timeout;
 
 use super::tally::Tally;
 use super::{Count, KeystoreUnavailable, milliseconds, number};
+use crate::clock::Timestamp;
 use crate::metrics::Timing;
 
 /// How long a call may take in all.
@@ -239,6 +241,24 @@ impl RedisStore {
     pub(super) async fn ping(&self) -> Result<(), KeystoreUnavailable> {
         self.send(&::redis::cmd("PING")).await?;
         Ok(())
+    }
+
+    /// What time it is there, and what the server tells of itself (`INFO`): names and values.
+    ///
+    /// # Errors
+    /// When Redis gives no answer in time.
+    pub async fn examine(
+        &self,
+    ) -> Result<(Timestamp, HashMap<String, String>), KeystoreUnavailable> {
+        let time = self.send(&::redis::cmd("TIME")).await?;
+        let time = <(i64, i64)>::from_owned_redis_value(time);
+        let (seconds, micros) = time.map_err(KeystoreUnavailable::new)?;
+        let told = self.send(&::redis::cmd("INFO")).await?;
+        let told = String::from_owned_redis_value(told).map_err(KeystoreUnavailable::new)?;
+        let lines = told.lines().filter_map(|line| line.split_once(':'));
+        let told = lines.map(|(name, value)| (name.to_owned(), value.trim().to_owned()));
+        let millis = seconds * 1000 + micros / 1000;
+        Ok((Timestamp::from_millis(millis), told.collect()))
     }
 
     /// What this process counts for itself while Redis is away.
