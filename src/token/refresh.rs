@@ -14,8 +14,8 @@ use crate::clock::Timestamp;
 use crate::config::Config;
 use crate::error::{AppError, Code};
 use crate::figures::Figure;
-use crate::login::Cause;
 use crate::login::rotation::{self, Purpose, Rotation, Rules, TokenId};
+use crate::login::{self, Cause};
 use crate::web::answer::Outgoing;
 use crate::web::origin;
 
@@ -119,6 +119,7 @@ pub async fn exchange(
         }
         Rotation::Reused(login) => {
             tracing::warn!(
+                login = login::log_name(&login.id),
                 user = login.user_id,
                 "a rotated refresh token came back; its login was ended"
             );

@@ -27,6 +27,7 @@ mod limits;
 mod metrics;
 mod openapi;
 mod operations;
+mod parsers;
 mod personal_tokens;
 mod pictures;
 mod process;
