@@ -68,8 +68,8 @@ proptest! {
         let path = origin::local_path(&text);
         let base = url::Url::parse("https://ours.example/login").expect("a URL");
         // As a browser resolves it, and as one that is told the decoded path would.
-        let target = base.join(path).expect("a path");
-        prop_assert_eq!(target.origin(), base.origin(), "{}", path);
+        let target = base.join(path).map(|target| target.origin());
+        prop_assert_eq!(target, Ok(base.origin()), "{}", path);
         prop_assert!(path.is_ascii() && !path.contains(['\r', '\n', '\\']), "{}", path);
     }
 
@@ -88,7 +88,7 @@ proptest! {
     }
 
     #[test]
-    fn durations_and_addresses_of_settings_are_what_they_say(number in any::<u32>(), unit in "[smhdwy]?") {
+    fn durations_and_addresses_of_settings_are_what_they_say(number in prop_oneof![0..5000u32, any::<u32>()], unit in "[smhdwy]?") {
         let text = format!("{number}{unit}");
         let set = [("GAPURA_AUDIT_RETENTION".to_owned(), text.clone())];
         let seconds = u64::from(number) * match unit.as_str() { "s" => 1, "m" => 60, "h" => 3600, "d" => 86_400, _ => 0 };
@@ -110,7 +110,11 @@ async fn made_up_cookies_and_jwts_are_nobody() {
         "other",
         "",
     ];
-    let cookie = (prop::sample::select(names.to_vec()), awkward(), prop::bool::ANY);
+    let cookie = (
+        prop::sample::select(names.to_vec()),
+        awkward(),
+        prop::bool::ANY,
+    );
     let cookies_of = prop::collection::vec(cookie, 0..5);
     for _ in 0..2000 {
         let made = cookies_of.new_tree(&mut runner).expect("a value").current();
