@@ -17,15 +17,15 @@ use actix_web::{HttpResponse, Resource, Route};
 use crate::account::password::Hasher;
 use crate::caller::PERSONAL_TOKEN_HEADERS;
 use crate::clock::{Clock, Timestamp};
-use crate::config::Config;
+use crate::config::{Config, DatabaseUrl};
 use crate::db::Db;
 use crate::error::Code;
 use crate::figures::Figures;
 use crate::keys;
 use crate::keystore::Keystore;
 use crate::login::ended::{self, Ended};
-use crate::login::sign_in::Turnstile;
-use crate::login::{self, Cause, Login};
+use crate::login::sign_in::Limits;
+use crate::login::{self, Cause, Login, rotation};
 use crate::metrics::Metrics;
 use crate::openapi::{Endpoint, delete, get, patch, post, put};
 use crate::realtime::hub::Hub;
@@ -51,7 +51,9 @@ pub struct App {
     pub secrets: Arc<Secrets>,
     pub jwt: Arc<Jwt>,
     pub hasher: Hasher,
-    pub turnstile: Turnstile,
+    pub login_limits: Limits,
+    /// On PostgreSQL.
+    pub rotations: Option<rotation::together::Queue>,
     pub ended: Arc<Ended>,
     pub personal_tokens: Memory,
     pub figures: Figures,
@@ -109,11 +111,16 @@ impl App {
             Keystore::Embedded(_) => None,
         };
         let metrics = Metrics::new(db.timing(), redis, hasher.queue());
+        let rotations = matches!(config.database, DatabaseUrl::Postgres(_)).then(|| {
+            let rules = token::refresh::rules(&config);
+            rotation::together::Queue::open(db.clone(), rules)
+        });
         Ok(Self {
             jwt,
             hasher,
             metrics,
-            turnstile: Turnstile::default(),
+            login_limits: Limits::default(),
+            rotations,
             secrets: Arc::new(keys.secrets),
             config,
             clock,
@@ -212,14 +219,12 @@ pub fn routes(app: Data<App>) -> impl FnOnce(&mut ServiceConfig) {
                     .wrap(cors(&app.config))
                     .configure(serve_api),
             )
-            // Programs of an older dialect, where a page has the same path: no session, no cookie.
+            // No session and no cookie; and a page has one of the paths, too.
             .service(
-                at("/login", [(Method::POST, to(dialects::log_in))])
-                    .guard(guard::fn_guard(is_programs_login))
-                    .wrap(cors(&app.config)),
-            )
-            .service(
-                at("/refresh", [(Method::POST, to(dialects::refresh))]).wrap(cors(&app.config)),
+                web::scope("")
+                    .guard(guard::fn_guard(is_for_programs))
+                    .wrap(cors(&app.config))
+                    .configure(|config| for_programs().serve(config)),
             )
             .service(
                 web::scope("")
@@ -303,7 +308,7 @@ pub fn api() -> Vec<Group> {
             ("/v1/users/{id}", vec![
                 get(admin::api::get, "A person"),
                 patch(admin::api::patch, "Change a person")
-                    .says("Role, password, address and whether they are disabled need a password given within ten minutes, and no personal token may change them for an administrator.")
+                    .says("Role, password, address and whether they are disabled need a password given within ten minutes, and no personal token may change them, nor anything of an administrator.")
                     .fails(&[ReauthenticationRequired, Conflict]),
             ]),
         ]),
@@ -323,7 +328,7 @@ pub fn api() -> Vec<Group> {
                 .says("For nginx `auth_request`, Caddy and Traefik: who it is stands in the headers.")
                 .gives(&["X-Auth-User-Id", "X-Auth-Username", "X-Auth-Email", "X-Auth-Role"])]),
             ("/v1/auth/introspect", vec![post(introspection::introspect, "What a token is worth to somebody else")
-                .says("RFC 7662. For administrators, and for personal tokens with the scope `introspect`.")]),
+                .says("RFC 7662. For administrators, and for personal tokens that name the scope `introspect`: `*` is no more than what its person may.")]),
             ("/v1/auth/revoke", vec![post(introspection::revoke, "Give up a token")
                 .says("RFC 7009. The answer is the same whether or not there was such a token.")]),
             ("/v1/openapi.json", vec![get(openapi::http::json, "This document")]),
@@ -340,6 +345,19 @@ pub fn api() -> Vec<Group> {
             ("/users", vec![get(dialects::api::users, "People, as it was")]),
         ]),
     ]
+}
+
+/// What programs of the second dialect call, outside of `/api`.
+#[rustfmt::skip]
+pub fn for_programs() -> Group {
+    use Code::{AccountDisabled, InvalidCredentials, RateLimited, RefreshExpired, RefreshInvalid, RefreshMissing, RefreshReused};
+    group("Another older dialect", "The same rules again, for programs that send JSON to paths of pages.", vec![
+        ("/login", vec![post(dialects::log_in, "Log in, as it was without `/api`")
+            .says("With `Content-Type: application/json`; a form goes to the login page.")
+            .fails(&[InvalidCredentials, AccountDisabled, RateLimited])]),
+        ("/refresh", vec![post(dialects::refresh, "Exchange a refresh token, as it was without `/api`")
+            .fails(&[RefreshMissing, RefreshInvalid, RefreshExpired, RefreshReused, RateLimited])]),
+    ])
 }
 
 /// Those outside of `/api`.
@@ -465,11 +483,15 @@ fn at(path: &str, methods: impl IntoIterator<Item = (Method, Route)>) -> Resourc
     }))
 }
 
-/// A program's login, or a browser that asks whether a page of another origin may send one.
-fn is_programs_login(context: &GuardContext<'_>) -> bool {
+/// A request of the older dialect without `/api`, or a browser that asks whether a page of another
+/// origin may send one.
+fn is_for_programs(context: &GuardContext<'_>) -> bool {
     let head = context.head();
     let asks = head.headers().contains_key(ACCESS_CONTROL_REQUEST_METHOD);
-    is_login_by_program(head) || (head.method == Method::OPTIONS && asks)
+    match head.uri.path() {
+        "/login" => is_login_by_program(head) || (head.method == Method::OPTIONS && asks),
+        path => path == "/refresh",
+    }
 }
 
 /// A request that brings a credential of its own is not a browser's session.

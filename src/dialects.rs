@@ -3,23 +3,38 @@
 //! session, and tell errors as problems. `/api/auth/…` and `/api/users` ([`api`]) put everything into
 //! an envelope; how that tells errors is settled in [`crate::web::answer`], as for every route.
 
-use actix_web::{HttpRequest, HttpResponse, web};
-use serde::Deserialize;
-use serde_json::json;
+use actix_web::{HttpRequest, web};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
 use crate::app::App;
 use crate::clock::Timestamp;
 use crate::error::{AppError, Code, FieldErrors};
 use crate::login::{Kind, sign_in};
+use crate::openapi::schema;
 use crate::token::refresh::exchange;
 use crate::token::{self, Pair};
 use crate::web::input::{self, Check, Json};
-use crate::web::origin;
+use crate::web::{Plain, origin};
+
+/// What a login and a refresh give.
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "OlderTokens")]
+pub struct TokensOut {
+    token: String,
+    #[serde(rename = "refreshToken")]
+    refresh_token: Option<String>,
+    #[serde(rename = "expiresIn")]
+    expires_in: i64,
+}
 
 /// Body of `POST /login` by a program.
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
+#[schemars(rename = "ProgramLogin")]
 pub struct Login {
+    #[schemars(schema_with = "schema::required::<254>", example = &"ada")]
     username: String,
+    #[schemars(schema_with = "schema::password")]
     password: String,
 }
 
@@ -36,7 +51,7 @@ pub async fn log_in(
     req: HttpRequest,
     app: web::Data<App>,
     body: Json<Login>,
-) -> Result<HttpResponse, AppError> {
+) -> Result<Plain<TokensOut>, AppError> {
     let asked = body.0;
     let client = origin::client(&req, &app.config, None);
     let user =
@@ -47,9 +62,11 @@ pub async fn log_in(
 }
 
 /// Body of `POST /refresh`.
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
+#[schemars(rename = "ProgramRefresh")]
 pub struct Refresh {
-    #[serde(rename = "refreshToken")]
+    #[serde(rename = "refreshToken", default, deserialize_with = "input::given")]
+    #[schemars(schema_with = "schema::required::<4096>", example = &"q3oJ0d7VZbUu…")]
     refresh_token: Option<String>,
 }
 
@@ -64,19 +81,19 @@ pub async fn refresh(
     req: HttpRequest,
     app: web::Data<App>,
     body: Json<Refresh>,
-) -> Result<HttpResponse, AppError> {
+) -> Result<Plain<TokensOut>, AppError> {
     let now = app.clock.now();
     let pair = exchanged(&req, &app, body.0.refresh_token, now).await?;
     Ok(tokens(&pair, now))
 }
 
-fn tokens(pair: &Pair, now: Timestamp) -> HttpResponse {
+fn tokens(pair: &Pair, now: Timestamp) -> Plain<TokensOut> {
     let given = pair.out(true, now);
-    HttpResponse::Ok().json(json!({
-        "token": given.access_token,
-        "refreshToken": given.refresh_token,
-        "expiresIn": given.expires_in,
-    }))
+    Plain(TokensOut {
+        token: given.access_token,
+        refresh_token: given.refresh_token,
+        expires_in: given.expires_in,
+    })
 }
 
 fn check_token(errors: &mut FieldErrors, field: &str, token: Option<&str>) {
@@ -99,18 +116,13 @@ async fn exchanged(
 pub mod api {
     use std::sync::Arc;
 
-    use schemars::JsonSchema;
-    use serde::Serialize;
-
     use super::*;
     use crate::admin;
     use crate::caller::admin::AdminCaller;
     use crate::caller::scope::UsersRead;
-    use crate::openapi::schema;
     use crate::token::OwnerOut;
     use crate::token::http::{Leaving, Shown};
     use crate::token::personal::{self, Token};
-    use crate::web::Plain;
     use crate::web::answer::Outgoing;
     use crate::web::paging::{self, Paging};
 

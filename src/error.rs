@@ -2,6 +2,7 @@
 //! into problem+json or a page, by the kind of route. Causes go to the log under the request id,
 //! never into an answer.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
@@ -199,7 +200,7 @@ pub enum AppError {
     Problem(Code),
     /// 419: the session of a genuine cookie is over.
     SessionOver(Reason),
-    /// A page other than the one where a generated password is changed.
+    /// Anything but changing a password that was generated or is temporary: to its page, or 403.
     PasswordMustChange,
     /// The page that asks for the password in between: 403 `reauthentication_required`, or 429 where
     /// that was tried too often.
@@ -282,11 +283,18 @@ impl AppError {
         }
     }
 
+    fn detail(&self) -> Cow<'static, str> {
+        match self {
+            Self::PasswordMustChange => Lang::English.text("password.must_change"),
+            _ => Lang::English.text(&format!("error.{}.detail", self.code().name())),
+        }
+    }
+
     /// The body of the answer on a JSON route (RFC 9457).
     pub fn problem(&self, request_id: &str) -> serde_json::Value {
         let code = self.code();
         let name = code.name();
-        let detail = Lang::English.text(&format!("error.{name}.detail"));
+        let detail = self.detail();
         let mut problem = json!({
             "type": format!("urn:gapura:problem:{name}"),
             "title": Lang::English.text(&format!("error.{name}.title")),
@@ -316,9 +324,7 @@ impl AppError {
                 let told = fields.map(|(field, told)| format!("{field}: {}", told.join(" ")));
                 told.collect::<Vec<_>>().join(" ")
             }
-            _ => Lang::English
-                .text(&format!("error.{name}.detail"))
-                .into_owned(),
+            _ => self.detail().into_owned(),
         };
         json!({"success": false, "error": {"code": name, "message": message}})
     }

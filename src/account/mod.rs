@@ -15,6 +15,7 @@ use diesel::prelude::*;
 use schemars::JsonSchema;
 use serde::Deserialize;
 use unicode_normalization::UnicodeNormalization;
+use unicode_security::MixedScript;
 
 /// What somebody may do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
@@ -128,10 +129,18 @@ pub fn email(text: &str) -> Result<String, &'static str> {
         || domain.is_empty()
         || text.len() > 254
         || local.chars().chain(domain.chars()).any(strange)
+        || mixes_scripts(&text)
     {
         return Err("This is not an email address.");
     }
     Ok(text)
+}
+
+/// Whether a word has letters of two scripts that nobody writes together, as names do that pretend to
+/// be others (UTS 39, 5.1).
+fn mixes_scripts(text: &str) -> bool {
+    let mut words = text.split(|c: char| c.is_whitespace() || c.is_ascii_punctuation());
+    words.any(|word| !word.is_single_script())
 }
 
 /// Checks and normalises a display name: 1 to 100 characters, none of them invisible.
@@ -145,6 +154,9 @@ pub fn display_name(text: &str) -> Result<String, &'static str> {
     }
     if text.chars().any(is_invisible) {
         return Err("A name has no control characters and none that change the direction of text.");
+    }
+    if mixes_scripts(&text) {
+        return Err("Each word of a name is written in one script.");
     }
     Ok(text)
 }

@@ -8,6 +8,10 @@ use crate::db::schema::users;
 /// The person whose username or address this is.
 pub fn by_login_name(conn: &mut AnyConnection, name: &str) -> QueryResult<Option<User>> {
     let name = name.trim().to_lowercase();
+    // PostgreSQL cannot be asked about a NUL.
+    if name.contains('\0') {
+        return Ok(None);
+    }
     let query = users::table.into_boxed();
     let query = match name.contains('@') {
         true => query.filter(users::email.eq(name)),

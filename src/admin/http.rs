@@ -5,6 +5,7 @@ use actix_web::{HttpRequest, HttpResponse, web};
 use askama::Template;
 use serde::Deserialize;
 use url::form_urlencoded;
+use uuid::Uuid;
 
 use super::api::{Search, doer, person};
 use super::overview::{self, CLASSES, Day, Overview};
@@ -357,11 +358,11 @@ pub async fn one(
     req: HttpRequest,
     app: web::Data<App>,
     AdminSession { session, .. }: AdminSession,
-    id: web::Path<String>,
+    id: web::Path<Uuid>,
     came: Query<Came>,
 ) -> Result<HttpResponse, AppError> {
     let news = came.0.done.map_or(News::Nothing, News::Done);
-    let user = person(&app, &id).await?;
+    let user = person(&app, *id).await?;
     show(&req, &app, &session, &user, news, StatusCode::OK).await
 }
 
@@ -423,7 +424,7 @@ pub struct ActForm {
 
 impl Check for ActForm {
     fn check(&self, errors: &mut FieldErrors) {
-        if self.act == Act::EndLogin && uuid::Uuid::try_parse(&self.login).is_err() {
+        if self.act == Act::EndLogin && Uuid::try_parse(&self.login).is_err() {
             errors.add("login", "This is not the id of a login.");
         }
     }
@@ -440,10 +441,10 @@ pub async fn act(
     req: HttpRequest,
     app: web::Data<App>,
     sent: AdminForm<ActForm>,
-    id: web::Path<String>,
+    id: web::Path<Uuid>,
 ) -> Result<HttpResponse, AppError> {
     let AdminForm { session, form, .. } = sent;
-    let user = person(&app, &id).await?;
+    let user = person(&app, *id).await?;
     let mut made = None;
     let mut changes = Changes::default();
     match form.act {

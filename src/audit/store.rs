@@ -1,4 +1,4 @@
-use diesel::dsl::{count_star, sql};
+use diesel::dsl::{count_star, exists, sql};
 use diesel::prelude::*;
 use diesel::sql_types::BigInt;
 
@@ -64,6 +64,15 @@ pub fn page(
         .limit(limit)
         .select(Event::as_select())
         .load(conn)
+}
+
+/// Whether the login of `event` has had one of its kind.
+pub fn has_kind(conn: &mut AnyConnection, event: &Event) -> QueryResult<bool> {
+    let of_person = audit_events::table
+        .filter(audit_events::user_id.eq(event.user_id.clone()))
+        .filter(audit_events::kind.eq(event.kind.clone()))
+        .filter(audit_events::login_id.eq(event.login_id.clone()));
+    diesel::select(exists(of_person)).get_result(conn)
 }
 
 /// From which addresses something happened to a person.

@@ -77,6 +77,18 @@ impl<P> Caller<P> {
         )
     }
 
+    /// Whether the password that let it in was generated or is temporary. A personal token that lasts
+    /// cannot be made with such a one, and was made before.
+    fn must_change_password(&self) -> bool {
+        match &self.credential {
+            Credential::Bearer(bearer) => bearer.claims.must_change_password,
+            Credential::Personal(known) => {
+                known.token.login_id.is_some() && known.user.must_change_password
+            }
+            Credential::Session(session) => session.record.must_change_password,
+        }
+    }
+
     /// `X-Auth-Method`: which credential it was.
     fn tell_method(&self, req: &HttpRequest) {
         let method = match &self.credential {
@@ -221,6 +233,9 @@ impl<P: Permission> FromRequest for Caller<P> {
                 permission: PhantomData,
             };
             caller.tell_method(&req);
+            if caller.must_change_password() && !P::BEFORE_CHANGE {
+                return Err(AppError::PasswordMustChange);
+            }
             caller.check_scope()?;
             Ok(caller)
         })
@@ -243,9 +258,8 @@ fn describe(operation: &mut Operation, scope: Option<Scope>) {
             operation.security.push(json!({place: [scope.name()]}));
         }
         operation.fails(&[Code::InsufficientScope]);
-    } else {
-        operation.fails(&[Code::Forbidden]);
     }
+    operation.fails(&[Code::Forbidden]);
     operation.security.push(match operation.changes {
         true => json!({"session": [], "formToken": []}),
         false => json!({"session": []}),
@@ -296,6 +310,9 @@ impl FromRequest for Visitor {
                 permission: PhantomData,
             };
             caller.tell_method(&req);
+            if caller.must_change_password() {
+                return Err(Code::TokenInvalid.into());
+            }
             caller.check_scope()?;
             Ok(Self {
                 credential: caller.credential,
@@ -438,8 +455,13 @@ async fn session(req: &HttpRequest, app: &App, now: Timestamp) -> Result<Credent
         }
         session => session?,
     };
-    origin::refuse_foreign(req, app)?;
-    if !matches!(*req.method(), Method::GET | Method::HEAD) {
+    let changes = !matches!(*req.method(), Method::GET | Method::HEAD);
+    origin::refuse_foreign(req, app).map_err(|error| match changes {
+        true => error,
+        // To another site's page this cookie is as good as none.
+        false => Code::TokenMissing.into(),
+    })?;
+    if changes {
         csrf::check_session(req, app, &session.record, None)?;
     }
     Ok(Credential::Session(Box::new(session)))

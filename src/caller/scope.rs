@@ -106,6 +106,24 @@ impl Scopes {
 pub trait Permission: 'static {
     /// The scope a token needs; `None`: no token may do this, whatever its scopes.
     const SCOPE: Option<Scope>;
+    /// Whether it is open to somebody who still has to choose a password of their own.
+    const BEFORE_CHANGE: bool = false;
+}
+
+/// Choosing a password of one's own, and what a page does meanwhile. Never a personal token.
+pub struct OwnPassword;
+
+impl Permission for OwnPassword {
+    const SCOPE: Option<Scope> = None;
+    const BEFORE_CHANGE: bool = true;
+}
+
+/// `profile:read`.
+pub struct ProfileRead;
+
+impl Permission for ProfileRead {
+    const SCOPE: Option<Scope> = Some(Scope::ProfileRead);
+    const BEFORE_CHANGE: bool = true;
 }
 
 macro_rules! permissions {
@@ -122,8 +140,6 @@ macro_rules! permissions {
 permissions! {
     /// Never a personal token: what needs a login of one's own.
     NoToken => None,
-    /// `profile:read`.
-    ProfileRead => Some(Scope::ProfileRead),
     /// `profile:write`.
     ProfileWrite => Some(Scope::ProfileWrite),
     /// `sessions:read`.

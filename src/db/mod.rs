@@ -135,6 +135,15 @@ impl Db {
         self.timed("read", self.on_a_connection(job)).await
     }
 
+    /// Runs a statement that is a transaction by itself, on PostgreSQL.
+    pub async fn at_once<T, F>(&self, job: F) -> Result<T, DbError>
+    where
+        T: Send + 'static,
+        F: FnOnce(&mut AnyConnection) -> QueryResult<T> + Send + 'static,
+    {
+        self.timed("write", self.on_a_connection(job)).await
+    }
+
     async fn timed<T>(
         &self,
         operation: &'static str,
@@ -159,19 +168,6 @@ impl Db {
         }))
         .await?
         .unwrap_or_else(|error| Err(DbError::Unavailable(error.to_string())))
-    }
-
-    /// Runs a statement of PostgreSQL's that is a transaction by itself. `None` on SQLite, where no
-    /// journey is saved by it.
-    pub async fn in_one_statement<T, F>(&self, statement: F) -> Option<Result<T, DbError>>
-    where
-        T: Send + 'static,
-        F: FnOnce(&mut AnyConnection) -> QueryResult<T> + Send + 'static,
-    {
-        match self.writer {
-            Some(_) => None,
-            None => Some(self.timed("write", self.on_a_connection(statement)).await),
-        }
     }
 
     /// Runs a transaction. `Ok` is committed; an `Err` of the job rolls it back.
@@ -206,7 +202,11 @@ impl Db {
     }
 }
 
-async fn within_limit<T>(work: impl Future<Output = T>) -> Result<T, DbError> {
+/// Waits for an answer of the database no longer than a request may.
+///
+/// # Errors
+/// When there is none by then.
+pub async fn within_limit<T>(work: impl Future<Output = T>) -> Result<T, DbError> {
     let limit = tokio::time::timeout(TIME_LIMIT, work).await;
     limit.map_err(|_| DbError::Unavailable("no answer within the time limit".into()))
 }

@@ -7,6 +7,7 @@ use actix_web::{HttpRequest, HttpResponse, web};
 use askama::Template;
 use schemars::JsonSchema;
 use serde::Serialize;
+use uuid::Uuid;
 
 use super::{Living, end_one, living_of};
 use crate::app::App;
@@ -112,7 +113,7 @@ pub async fn revoke(
     req: HttpRequest,
     app: web::Data<App>,
     sent: SessionForm<Confirmation>,
-    id: web::Path<String>,
+    id: web::Path<Uuid>,
 ) -> Result<HttpResponse, AppError> {
     end_mine(&req, &app, sent.session.record.user_id, id.into_inner()).await?;
     Ok(see_other("/dashboard/sessions"))
@@ -239,7 +240,7 @@ pub async fn delete(
     req: HttpRequest,
     app: web::Data<App>,
     caller: Caller<SessionsWrite>,
-    id: web::Path<String>,
+    id: web::Path<Uuid>,
 ) -> Result<Success<()>, AppError> {
     let ended = end_mine(&req, &app, caller.user_id().to_owned(), id.into_inner()).await?;
     if ended {
@@ -253,9 +254,9 @@ async fn end_mine(
     req: &HttpRequest,
     app: &App,
     user_id: String,
-    id: String,
+    id: Uuid,
 ) -> Result<bool, AppError> {
-    let now = app.clock.now();
+    let (now, id) = (app.clock.now(), id.to_string());
     let client = origin::client(req, &app.config, None);
     let ended = app
         .db

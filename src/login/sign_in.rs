@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
-use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::sync::{AcquireError, Semaphore, SemaphorePermit};
 
 use super::Client;
 use crate::account::password::{Verdict, normalise};
@@ -25,32 +25,93 @@ const FAILURES_IN_A_ROW: i32 = 100;
 const WINDOW: Duration = Duration::from_secs(60);
 /// The cause of a failure that concerns nobody.
 const UNKNOWN_USER: &str = "unknown_user";
-/// Attempts on one account from one address that may be under way at once.
-const AT_ONCE: usize = 4;
 
-/// Lets attempts on one account in a few at a time: a burst cannot outrun the count of its own
-/// failures.
-pub struct Turnstile {
+/// Lets attempts in a few at a time, and one at a time once there are few left: a burst cannot outrun
+/// the count of its own failures.
+struct Turnstile {
     lanes: Vec<Semaphore>,
     hasher: RandomState,
+    /// How many may be under way at once.
+    at_once: u32,
+    /// How many may fail within [`WINDOW`].
+    most: u64,
 }
 
-impl Default for Turnstile {
+impl Turnstile {
+    fn new(at_once: u32, most: u64) -> Self {
+        let lane = |_| Semaphore::new(at_once as usize);
+        Self {
+            lanes: (0..256).map(lane).collect(),
+            hasher: RandomState::new(),
+            at_once,
+            most,
+        }
+    }
+
+    /// Waits for a turn, which lasts as long as what is returned. Who shares a lane with whom cannot
+    /// be foreseen.
+    ///
+    /// # Errors
+    /// 429 after too many failures.
+    async fn pass(&self, app: &App, key: &str) -> Result<SemaphorePermit<'_>, AppError> {
+        let lane = &self.lanes[self.hasher.hash_one(key) as usize % self.lanes.len()];
+        let internal = |error: AcquireError| AppError::Internal(error.to_string());
+        let turn = lane.acquire().await.map_err(internal)?;
+        if self.failures(app, key).await? + u64::from(self.at_once) <= self.most {
+            return Ok(turn);
+        }
+        drop(turn);
+        let alone = lane.acquire_many(self.at_once).await.map_err(internal)?;
+        self.failures(app, key).await?;
+        Ok(alone)
+    }
+
+    async fn failures(&self, app: &App, key: &str) -> Result<u64, AppError> {
+        let [failures] = app.keystore.counted([key]).await;
+        if failures < self.most {
+            return Ok(failures);
+        }
+        // Counting tells when the window ends, and does not move it.
+        let count = app.keystore.count_whatever_happens(key, WINDOW).await;
+        Err(AppError::RateLimited {
+            retry_after: count.resets_in,
+        })
+    }
+}
+
+/// What holds up whoever guesses passwords.
+pub struct Limits {
+    addresses: Turnstile,
+    accounts: Turnstile,
+}
+
+impl Default for Limits {
     fn default() -> Self {
         Self {
-            lanes: (0..256).map(|_| Semaphore::new(AT_ONCE)).collect(),
-            hasher: RandomState::new(),
+            addresses: Turnstile::new(16, FAILURES_PER_ADDRESS),
+            accounts: Turnstile::new(4, FAILURES_PER_ACCOUNT_AND_ADDRESS),
         }
     }
 }
 
-impl Turnstile {
-    /// Waits for a turn, which lasts as long as what is returned. Which accounts share a lane cannot
-    /// be foreseen.
-    async fn pass(&self, account: &str) -> Result<SemaphorePermit<'_>, AppError> {
-        let lane = self.hasher.hash_one(account) as usize % self.lanes.len();
-        let turn = self.lanes[lane].acquire().await;
-        turn.map_err(|error| AppError::Internal(error.to_string()))
+/// Who is said to be there.
+#[derive(Clone)]
+enum Who {
+    /// Somebody who would come in under this name or address.
+    Named(String),
+    /// Somebody with this id, who is in.
+    Known(String),
+}
+
+impl Who {
+    async fn find(&self, app: &App) -> Result<Option<User>, AppError> {
+        let who = self.clone();
+        let found = app.db.read(move |conn| match who {
+            Self::Named(name) => account::by_login_name(conn, &name),
+            // By id: the name that a session or a token knows may be somebody else's by now.
+            Self::Known(id) => account::by_id(conn, &id),
+        });
+        Ok(found.await?)
     }
 }
 
@@ -65,18 +126,9 @@ pub async fn confirm(
     password: &str,
     client: &Client,
 ) -> Result<User, AppError> {
-    let id = user_id.to_owned();
-    // By id: the name that a session or a token knows may be somebody else's by now.
-    let user = app.db.read(move |conn| account::by_id(conn, &id)).await?;
-    let username = user.map(|user| user.username).unwrap_or_default();
-    let confirmed = attempt(app, &username, password, client).await;
-    count(app, "confirmation", &confirmed);
-    let confirmed = confirmed?;
-    if confirmed.id == user_id {
-        Ok(confirmed)
-    } else {
-        Err(Code::InvalidCredentials.into())
-    }
+    let outcome = check(app, Who::Known(user_id.to_owned()), password, client).await;
+    count(app, "confirmation", &outcome);
+    outcome
 }
 
 /// Whose name and password these are; `kind` is what they shall open.
@@ -91,7 +143,7 @@ pub async fn authenticate(
     password: &str,
     client: &Client,
 ) -> Result<User, AppError> {
-    let outcome = attempt(app, name, password, client).await;
+    let outcome = check(app, Who::Named(name.to_owned()), password, client).await;
     count(app, kind.name(), &outcome);
     outcome
 }
@@ -104,22 +156,21 @@ fn count(app: &App, kind: &'static str, outcome: &Result<User, AppError>) {
     app.metrics.password_given(kind, word);
 }
 
-async fn attempt(app: &App, name: &str, password: &str, client: &Client) -> Result<User, AppError> {
-    let counters = Counters::of(app, name, client);
-    let _turn = app.turnstile.pass(&counters.account).await?;
-    counters.refuse_too_many(app).await?;
+async fn check(app: &App, who: Who, password: &str, client: &Client) -> Result<User, AppError> {
+    let mut user = who.find(app).await?;
+    let counters = Counters::of(app, &who, user.as_ref(), client);
+    let _turns = counters.pass(app).await?;
     loop {
-        let user = find(app, name).await?;
         let stored = user.as_ref().map(|user| user.password_hash.clone());
         // Settled before the password is looked at: right or wrong, it costs the same and says the
         // same, or a stranger who guesses right would learn it.
-        let closed = match &user {
-            Some(user) => is_closed(app, user, client).await?,
-            None => false,
+        let closed = match (&user, &who) {
+            (Some(user), Who::Named(_)) => is_closed(app, user, client).await?,
+            _ => false,
         };
         let verdict = app.hasher.verify(normalise(password), stored).await?;
         let right = matches!(verdict, Verdict::Right | Verdict::RightRehash(_)) && !closed;
-        let Some(mut user) = user.clone().filter(|_| right) else {
+        let Some(mut found) = user.clone().filter(|_| right) else {
             counters.count_failure(app).await;
             let cause = match user {
                 Some(_) => Code::InvalidCredentials.name(),
@@ -128,37 +179,29 @@ async fn attempt(app: &App, name: &str, password: &str, client: &Client) -> Resu
             record_failure(app, user.as_ref(), cause, client).await?;
             return Err(Code::InvalidCredentials.into());
         };
-        if user.disabled_at.is_some() {
-            record_failure(app, Some(&user), Code::AccountDisabled.name(), client).await?;
+        if found.disabled_at.is_some() {
+            record_failure(app, Some(&found), Code::AccountDisabled.name(), client).await?;
             return Err(Code::AccountDisabled.into());
         }
-        if user.failures_in_a_row > 0 {
-            let id = user.id.clone();
+        if found.failures_in_a_row > 0 {
+            let id = found.id.clone();
             let cleared = app.db.write(move |conn| account::clear_failures(conn, &id));
             cleared.await?;
         }
         let Verdict::RightRehash(hash) = verdict else {
-            return Ok(user);
+            return Ok(found);
         };
-        let (id, from, to) = (user.id.clone(), user.password_hash, hash.clone());
+        let (id, from, to) = (found.id.clone(), found.password_hash, hash.clone());
         let replaced = app
             .db
             .write(move |conn| account::set_password_hash(conn, &id, &from, &to));
         if replaced.await? {
-            user.password_hash = hash;
-            return Ok(user);
+            found.password_hash = hash;
+            return Ok(found);
         }
         // Changed since it was read, by another login or to another password: look again.
+        user = who.find(app).await?;
     }
-}
-
-async fn find(app: &App, name: &str) -> Result<Option<User>, AppError> {
-    let name = name.to_owned();
-    let found = app
-        .db
-        .read(move |conn| account::by_login_name(conn, &name))
-        .await?;
-    Ok(found)
 }
 
 /// Notes a failure, also of a name that nobody has: what takes longer for a known one tells that it
@@ -213,9 +256,14 @@ struct Counters {
 }
 
 impl Counters {
-    fn of(app: &App, name: &str, client: &Client) -> Self {
+    fn of(app: &App, who: &Who, user: Option<&User>, client: &Client) -> Self {
         let address = network(&client.ip);
-        let account = format!("{} {address}", name.trim().to_lowercase());
+        // A person has a name and an address, and one count for both.
+        let account = match (user, who) {
+            (Some(user), _) => user.id.clone(),
+            (None, Who::Named(name) | Who::Known(name)) => name.trim().to_lowercase(),
+        };
+        let account = format!("{account} {address}");
         let account = BASE64_URL_SAFE_NO_PAD.encode(app.secrets.session_id_hash(&account));
         Self {
             account: format!("gapura:failed:{account}"),
@@ -223,24 +271,15 @@ impl Counters {
         }
     }
 
-    async fn refuse_too_many(&self, app: &App) -> Result<(), AppError> {
+    async fn pass<'a>(&self, app: &'a App) -> Result<Vec<SemaphorePermit<'a>>, AppError> {
         if !app.config.rate_limits {
-            return Ok(());
+            return Ok(Vec::new());
         }
-        let [account, address] = app
-            .keystore
-            .counted([self.account.as_str(), self.address.as_str()])
-            .await;
-        let closed = match (account, address) {
-            (FAILURES_PER_ACCOUNT_AND_ADDRESS.., _) => &self.account,
-            (_, FAILURES_PER_ADDRESS..) => &self.address,
-            _ => return Ok(()),
-        };
-        // Counting tells when the window ends, and does not move it.
-        let count = app.keystore.count_whatever_happens(closed, WINDOW).await;
-        Err(AppError::RateLimited {
-            retry_after: count.resets_in,
-        })
+        let limits = &app.login_limits;
+        Ok(vec![
+            limits.addresses.pass(app, &self.address).await?,
+            limits.accounts.pass(app, &self.account).await?,
+        ])
     }
 
     async fn count_failure(&self, app: &App) {

@@ -27,7 +27,7 @@ fn make() -> Value {
     let mut schemas = Map::new();
     let mut tags = Vec::new();
     let api = app::api().into_iter().map(|group| ("/api", group));
-    for (prefix, group) in api.chain([("", app::bare())]) {
+    for (prefix, group) in api.chain([("", app::for_programs()), ("", app::bare())]) {
         let Group {
             name,
             about,

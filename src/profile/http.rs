@@ -10,7 +10,7 @@ use super::{Changed, GoesOn, NewPassword, change, change_password};
 use crate::account::password::{self, Weakness, normalise};
 use crate::account::{self, Changes, Role, User};
 use crate::app::App;
-use crate::caller::scope::{NoToken, ProfileRead, ProfileWrite};
+use crate::caller::scope::{OwnPassword, ProfileRead, ProfileWrite};
 use crate::caller::{Caller, Credential};
 use crate::clock::Timestamp;
 use crate::error::{AppError, Code, FieldErrors};
@@ -626,7 +626,7 @@ impl Check for PasswordChange {
 pub async fn put_password(
     req: HttpRequest,
     app: web::Data<App>,
-    caller: Caller<NoToken>,
+    caller: Caller<OwnPassword>,
     body: Json<PasswordChange>,
 ) -> Result<Success<AccountOut>, AppError> {
     let remember_until = match &caller.credential {

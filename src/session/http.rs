@@ -14,7 +14,7 @@ use super::{Record, TypedSession, activity_after_ping, csrf, idle_end, keeper, r
 use crate::account::User;
 use crate::app::App;
 use crate::audit::Actor;
-use crate::caller::scope::NoToken;
+use crate::caller::scope::OwnPassword;
 use crate::caller::{Caller, Credential};
 use crate::clock::Timestamp;
 use crate::db::AnyConnection;
@@ -347,7 +347,7 @@ pub struct Clocks {
 /// `POST /api/update-activity`. Never revives a session that is over, never moves the hard end.
 pub async fn update_activity(
     app: web::Data<App>,
-    caller: Caller<NoToken>,
+    caller: Caller<OwnPassword>,
     ping: OptionalJson<Ping>,
 ) -> Result<Success<Clocks>, AppError> {
     let ping = ping.0;

@@ -55,10 +55,13 @@ pub struct TokenRequest {
 
 impl Check for TokenRequest {
     fn check(&self, errors: &mut FieldErrors) {
-        match (&self.username, &self.email) {
-            (Some(username), _) => input::check_required(errors, "username", username, 254),
-            (None, Some(email)) => input::check_required(errors, "email", email, 254),
-            (None, None) => errors.add("username", "This field is required, or `email` instead."),
+        if self.username.is_none() && self.email.is_none() {
+            errors.add("username", "This field is required, or `email` instead.");
+        }
+        for (field, name) in [("username", &self.username), ("email", &self.email)] {
+            if let Some(name) = name {
+                input::check_required(errors, field, name, 254);
+            }
         }
         input::check_password(errors, "password", &self.password);
         if let Some(name) = &self.device_name {
@@ -216,6 +219,7 @@ async fn as_it_is(
     }
     let access_token = origin::bearer(req).unwrap_or_default().to_owned();
     let pair = Pair {
+        login_id: login.id,
         access_token,
         access_expires_at: claims.expires_at(),
         refresh_token: token.to_token(&app.secrets),
@@ -266,7 +270,8 @@ pub async fn logout(
 /// Ends the login of the request's access token, or of its refresh token once that has expired.
 ///
 /// # Errors
-/// 401 where the request names no login that lives.
+/// 401 where the request names no login. One that has ended stays as it was: who says it twice has
+/// logged out.
 pub async fn end(
     req: &HttpRequest,
     app: &App,

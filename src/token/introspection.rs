@@ -8,11 +8,12 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::jwt::Reading;
-use super::personal::{self, Candidate, memory};
+use super::personal::memory::{self, Known};
+use super::personal::{self, Candidate};
 use crate::app::App;
 use crate::audit::{self, Actor, Event, Kind};
 use crate::caller::admin::administrator;
-use crate::caller::scope::Introspect;
+use crate::caller::scope::{Introspect, Scope};
 use crate::caller::{Caller, Credential};
 use crate::clock::Timestamp;
 use crate::error::{AppError, Code, FieldErrors};
@@ -36,7 +37,8 @@ impl Check for Question {
     }
 }
 
-/// Whoever may ask: a token of that scope, or an administrator.
+/// Whoever may ask: an administrator, or a token that names that scope. `*` is all that its person
+/// may do, and no more.
 pub struct Asker;
 
 impl FromRequest for Asker {
@@ -48,7 +50,9 @@ impl FromRequest for Asker {
         let app = app_of(req);
         Box::pin(async move {
             let caller = caller.await?;
-            let by_scope = matches!(caller.credential, Credential::Personal(_));
+            let names_it = |known: &Known| known.scopes.iter().any(|own| own == Scope::Introspect);
+            let by_scope =
+                matches!(&caller.credential, Credential::Personal(known) if names_it(known));
             match by_scope || administrator(&app, caller.user_id()).await?.is_some() {
                 true => Ok(Self),
                 false => Err(Code::Forbidden.into()),
@@ -126,7 +130,8 @@ async fn describe(
 ) -> Result<Option<Introspection>, AppError> {
     if let Reading::Good(claims) = app.jwt.read(token, now) {
         let ended = app.ended.cause_of_any([&claims.sid, &claims.jti])?;
-        return Ok(ended.is_none().then(|| Introspection {
+        let is_active = ended.is_none() && !claims.must_change_password;
+        return Ok(is_active.then(|| Introspection {
             active: true,
             token_type: Some("Bearer"),
             scope: None,

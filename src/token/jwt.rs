@@ -40,7 +40,7 @@ pub const PUBLIC_FOR: Duration = Duration::from_secs(120);
 /// Longer than any token of ours; what is longer is not looked at.
 const LONGEST: usize = 4096;
 
-/// What an access token says. All of it is required.
+/// What an access token says.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Claims {
     /// The user's id.
@@ -62,6 +62,10 @@ pub struct Claims {
     pub jti: String,
     /// The login's id.
     pub sid: String,
+    /// Whether the password was generated or is temporary: then this token opens nothing but what
+    /// it takes to change it. Left out where it is not.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub must_change_password: bool,
 }
 
 impl Claims {
@@ -254,6 +258,7 @@ impl Jwt {
             auth_time: login.auth_time.seconds(),
             jti: id::new(now).to_string(),
             sid: login.id.clone(),
+            must_change_password: user.must_change_password,
         };
         let ring = self.ring.load();
         let key = keys::signer(&ring.keys, |key| &key.source.entry, now);

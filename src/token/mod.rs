@@ -130,6 +130,7 @@ pub async fn open<T: Send + 'static>(
 
 /// An access token and the refresh token beside it.
 pub struct Pair {
+    login_id: String,
     access_token: String,
     access_expires_at: Timestamp,
     refresh_token: PlainToken,
@@ -168,6 +169,7 @@ impl Pair {
             signed.map_err(|error| AppError::Internal(error.to_string()))?;
         let refresh_token = refresh.to_token(&app.secrets);
         Ok(Self {
+            login_id: login.id.clone(),
             access_token,
             access_expires_at,
             refresh_token,

@@ -14,6 +14,7 @@ use crate::clock::Timestamp;
 use crate::config::Config;
 use crate::error::{AppError, Code};
 use crate::figures::Figure;
+use crate::login::rotation::together::Presented;
 use crate::login::rotation::{self, Purpose, Rotation, Rules, TokenId};
 use crate::login::{self, Cause};
 use crate::web::answer::Outgoing;
@@ -93,11 +94,16 @@ pub async fn exchange(
     let rules = rules(&app.config);
     let client = origin::client(req, &app.config, None);
     let of_login = of_login.map(str::to_owned);
-    let expected = of_login.clone();
-    let at_once = app.db.in_one_statement(move |conn| {
-        rotation::advance_at_once(conn, token, expected.as_deref(), rules, now)
-    });
-    let rotation = match at_once.await.transpose()?.flatten() {
+    let presented = Presented {
+        token,
+        of_login: of_login.clone(),
+        at: now,
+    };
+    let advanced = match &app.rotations {
+        Some(queue) => queue.present(presented).await?,
+        None => None,
+    };
+    let rotation = match advanced {
         Some(next) => Rotation::Fresh(next),
         None => {
             let rotation = app.db.write(move |conn| {
@@ -148,7 +154,7 @@ pub fn deliver(
 }
 
 /// Sends a pair along with the answer to a request that asked for something else: all of it or
-/// nothing, and nothing with an error. A client that does not get it goes on with what it holds
+/// nothing, and nothing with an error or once the login has ended. A client that does not get it goes on with what it holds
 /// (rules 2 and 3 of rotation).
 ///
 /// # Errors
@@ -182,7 +188,7 @@ pub fn send_along(
         refresh,
         (CACHE_CONTROL, HeaderValue::from_static("no-store")),
     ];
-    Outgoing::set_on_success(req, headers);
+    Outgoing::set_on_success(req, &pair.login_id, headers);
     Ok(())
 }
 

@@ -45,12 +45,18 @@ fn request_id() -> String {
     )
 }
 
+/// Headers for whoever goes on with a login.
+struct Gift {
+    login_id: String,
+    headers: Vec<(HeaderName, HeaderValue)>,
+}
+
 /// What extractors want sent along with the answer, whatever the handler answers.
 #[derive(Default)]
 pub struct Outgoing {
     cookies: Vec<Cookie<'static>>,
     headers: Vec<(HeaderName, HeaderValue)>,
-    on_success: Vec<(HeaderName, HeaderValue)>,
+    on_success: Option<Gift>,
 }
 
 impl Outgoing {
@@ -70,12 +76,16 @@ impl Outgoing {
         Self::with(req, |outgoing| outgoing.headers.push((name, value)));
     }
 
-    /// Sends headers along, unless the answer is an error; the last call counts.
+    /// Sends headers along, unless the answer is an error or the login has ended by then; the last
+    /// call counts.
     pub fn set_on_success<const N: usize>(
         req: &HttpRequest,
+        login_id: &str,
         headers: [(HeaderName, HeaderValue); N],
     ) {
-        Self::with(req, |outgoing| outgoing.on_success = headers.to_vec());
+        let (login_id, headers) = (login_id.to_owned(), headers.to_vec());
+        let gift = Gift { login_id, headers };
+        Self::with(req, |outgoing| outgoing.on_success = Some(gift));
     }
 
     fn with(req: &HttpRequest, change: impl FnOnce(&mut Self)) {
@@ -169,7 +179,7 @@ pub async fn dress<B: MessageBody + 'static>(
         response.response_mut().head_mut(),
     );
     let succeeded = head.status.is_success();
-    send_along(&req, head.headers_mut(), succeeded);
+    send_along(&req, &app, head.headers_mut(), succeeded);
     let is_page = head
         .headers()
         .get(CONTENT_TYPE)
@@ -325,7 +335,7 @@ fn redirect(req: &HttpRequest, error: &AppError) -> Option<String> {
     Some(format!("/login?{}", query.finish()))
 }
 
-fn send_along(req: &HttpRequest, headers: &mut HeaderMap, succeeded: bool) {
+fn send_along(req: &HttpRequest, app: &App, headers: &mut HeaderMap, succeeded: bool) {
     let outgoing = req
         .extensions_mut()
         .remove::<Outgoing>()
@@ -333,7 +343,9 @@ fn send_along(req: &HttpRequest, headers: &mut HeaderMap, succeeded: bool) {
     for (name, value) in outgoing.headers {
         headers.insert(name, value);
     }
-    for (name, value) in outgoing.on_success.into_iter().filter(|_| succeeded) {
+    let lives = |gift: &Gift| matches!(app.ended.cause(&gift.login_id), Ok(None));
+    let gift = outgoing.on_success.filter(|gift| succeeded && lives(gift));
+    for (name, value) in gift.map(|gift| gift.headers).unwrap_or_default() {
         if name == SET_COOKIE {
             headers.append(name, value);
         } else {
@@ -394,12 +406,6 @@ fn secure(headers: &mut HeaderMap, app: &App, is_page: bool, id: &str) {
 
 const CONTENT_SECURITY_POLICY_NAME: &str = "content-security-policy";
 
-/// The route rather than the path, which may hold an id, or a secret that somebody put there by
-/// mistake; never the query. What is no route of ours is not told.
-fn route(req: &HttpRequest) -> String {
-    req.match_pattern().unwrap_or_else(|| "none".to_owned())
-}
-
 /// The login that a request was served by.
 struct ServedLogin(String);
 
@@ -438,4 +444,10 @@ fn log(req: &HttpRequest, app: &App, status: StatusCode, id: &str) {
         true => tell!(Level::WARN),
         false => tell!(Level::DEBUG),
     }
+}
+
+/// The request's path as the log may know it, without what it is about: somebody may have put a token
+/// there, or into the query.
+fn route(req: &HttpRequest) -> String {
+    req.match_pattern().unwrap_or_else(|| "none".to_owned())
 }

@@ -36,7 +36,7 @@ const SYSTEMS: [&str; 9] = [
 ];
 
 /// A device's name is cut to this many characters.
-const LONGEST_DEVICE: usize = 64;
+const LONGEST_DEVICE: usize = 100;
 
 /// The value of a header, if it is text and there is just one.
 pub fn header(req: &HttpRequest, name: impl Into<HeaderName>) -> Option<&str> {

@@ -19,7 +19,8 @@
  *   or the code with which the server refused to go on
  * @property {{user: User}} refreshed
  * @property {{user: User, in: number}} expiring the access token, in so many milliseconds
- * @property {{type: string, [more: string]: unknown}} event what the server says over the WebSocket
+ * @property {{type: string, [more: string]: unknown}} event what the server says over the WebSocket; a second
+ *   "authenticated" means that something may have been missed
  */
 /**
  * @typedef {object} Channel what is used of a BroadcastChannel
@@ -62,6 +63,8 @@ const LOCK_PATIENCE = 10_000;
 const REQUEST_PATIENCE = 10_000;
 /** How long other tabs have to say what they know. */
 const PEER_PATIENCE = 50;
+/** How long our other pages are not told of a logout that is under way. */
+const PARTING_PATIENCE = 500;
 /** How often what failed for no reason of its own is tried in one go. */
 const TRIES = 5;
 /** The longest an access token is renewed ahead of its expiry. */
@@ -364,9 +367,8 @@ export function createClient(options = {}) {
   /** @param {Generation} g @param {"signed-in" | "refreshed" | "here"} type */
   function tellState(g, type) {
     const left = g.expiresAt - now();
-    // Where it is stored or in the cookie jar, there is one copy of it already.
-    const refreshToken = keeping === "memory" ? g.refreshToken : undefined;
-    tell({ type, user: g.user, token: g.token, left, lifetime: g.lifetime, refreshToken });
+    // A refresh token that is stored or in the cookie jar is theirs already.
+    tell({ type, user: g.user, token: g.token, left, lifetime: g.lifetime, refreshToken: g.refreshToken });
   }
 
   /** Whose page this is, also before anybody has asked. @param {Generation} g */
@@ -683,6 +685,14 @@ export function createClient(options = {}) {
     if (closed) return false;
     const g = new Generation();
     partings.add(g);
+    if (bySession) {
+      const tellOthers = () => tell({ type: "signed-out", userId, reason: "logged_out" });
+      const off = g.atEnd(tellOthers);
+      g.later(PARTING_PATIENCE, () => {
+        off();
+        tellOthers();
+      });
+    }
     const before = signIns;
     const isMarked = () => mark !== "" && ifAllowed(() => storage()?.getItem(mark)) === "1";
     const wasMarked = isMarked();
@@ -733,7 +743,7 @@ export function createClient(options = {}) {
   /** @param {{everywhere?: boolean}} [how] @returns {Promise<boolean>} */
   function logout({ everywhere = false } = {}) {
     const g = current;
-    const [token, user] = [g?.token ?? "", g?.user ?? null];
+    const [token, user, userId] = [g?.token ?? "", g?.user ?? null, (g && idOf(g)) ?? ""];
     const refreshToken = byCookie || !g || !user ? undefined : (heldRefreshToken(g, user.id) ?? undefined);
     pending?.end(new GapuraSignedOut("logged_out"));
     pending = null;
@@ -743,10 +753,11 @@ export function createClient(options = {}) {
     const told =
       closed || !isKnown
         ? Promise.resolve(true)
-        : farewell.then(() => part(token, refreshToken, user?.id ?? "", everywhere));
+        : farewell.then(() => part(token, refreshToken, userId, everywhere));
     // Before anybody hears of it: who signs in at that comes after it.
     if (isKnown) farewell = told;
-    if (g) leave(g, "logged_out", true);
+    // Pages of ours go to the login page at that, which sends back whom it still knows: they are told a little later.
+    if (g) leave(g, "logged_out", !bySession);
     return told;
   }
 
@@ -955,7 +966,6 @@ export function createClient(options = {}) {
       }
       if (!trusted) return;
       failures = 0;
-      if (message.type === "authenticated") return;
       if (message.type === "token.expiring" && g.user) refresh(g).catch(() => {});
       emit(g, "event", message);
     };
@@ -963,7 +973,8 @@ export function createClient(options = {}) {
     const lost = async (code) => {
       // Another user's or another origin's: it would be the same again.
       if (code === 4403) return;
-      if (code === 4401) {
+      // A page of ours says nothing in time where its cookie is gone.
+      if (code === 4401 || (bySession && code === 4408)) {
         try {
           if (bySession) await introduce();
           else if (g.user) await refresh(g);
@@ -991,11 +1002,9 @@ export function createClient(options = {}) {
       };
     };
     const close = () => {
-      const closing = socket;
-      socket = null;
-      if (!closing) return;
-      closing.onopen = closing.onmessage = closing.onclose = null;
-      closing.close(1000);
+      if (!socket) return;
+      socket.onopen = socket.onmessage = socket.onclose = null;
+      socket.close(1000);
     };
     g.socket = { renew, close };
     void open();
@@ -1038,7 +1047,6 @@ export function createClient(options = {}) {
      * @returns {Promise<User | null>}
      */
     resume() {
-      if (closed) return Promise.reject(new GapuraSignedOut("closed"));
       if (current?.user) return Promise.resolve(current.user);
       resuming ??= comeBack().finally(() => {
         resuming = undefined;
@@ -1063,7 +1071,7 @@ export function createClient(options = {}) {
     async get(path, { maxAge = 0 } = {}) {
       const g = here();
       const kept = g.kept.get(path);
-      if (kept && now() < Math.min(kept.until, kept.at + maxAge)) return structuredClone(kept.data);
+      if (kept && now() < kept.at + maxAge) return structuredClone(kept.data);
       let entry = g.shared.get(path);
       if (!entry) {
         const started = { answer: load(g, path), stale: false };
@@ -1122,7 +1130,6 @@ export function createClient(options = {}) {
       const reason = new GapuraSignedOut("closed");
       for (const g of [current, pending, ...partings]) g?.end(reason);
       current = pending = null;
-      listeners.clear();
       channel?.removeEventListener("message", hear);
       ownChannel?.close();
       if (globalThis.document) globalThis.removeEventListener?.("pageshow", onShow);

@@ -99,11 +99,14 @@ document.addEventListener("visibilitychange", () => {
 
 if ("WebSocket" in window && document.body.dataset.userId) {
   const gapura = createClient({ credential: "session" });
+  let wasLetIn = false;
   gapura.on("event", ({ type, reason }) => {
     if (type === "session.revoked") tell("gapura:over", { reason });
-    else if (type === "sessions.changed") later(GATHER);
+    // What happened between two sockets was told to neither.
+    else if (type === "sessions.changed" || (type === "authenticated" && wasLetIn)) later(GATHER);
+    wasLetIn ||= type === "authenticated";
   });
   // A reason that begins like this is the code of an answer, and none for a person.
-  gapura.on("signed-out", ({ reason }) => tell("gapura:over", { reason: reason.startsWith("session_") ? "" : reason }));
+  gapura.on("signed-out", ({ reason }) => tell("gapura:over", { reason: /^(session|token)_/.test(reason) ? "" : reason }));
   gapura.connect();
 }

@@ -322,6 +322,65 @@ async fn an_administrator_with_a_temporary_password_changes_nothing_before_they_
 }
 
 #[actix_web::test]
+async fn a_temporary_password_opens_nothing_by_api_but_the_way_to_change_it() {
+    for backend in Backend::ALL {
+        let app = TestApp::start(backend).await;
+        let root = administrator(&app).await;
+        let page = do_to(&root, "ada", "reset_password").await.expect(200);
+        let password = between(&page.body, "class=\"secret-text\">", "<").to_owned();
+        let log_in = async |path: &str| {
+            let body = json!({"username": "ada", "email": "ada@example.org", "password": password});
+            let answer = app.post_json(path, &body).await;
+            assert_eq!(answer.status(), 200, "{path}");
+            answer.json::<Value>().await.unwrap()["data"].take()
+        };
+        let pair = log_in("/api/v1/auth/token").await;
+        let token = pair["access_token"].as_str().unwrap();
+        let older = log_in("/api/auth/login").await;
+        let older = older["sanctum_token"].as_str().unwrap();
+        let routes = [
+            (Method::PATCH, "/api/v1/me", json!({"name": "Eve"})),
+            (Method::GET, "/api/v1/sessions", Value::Null),
+            (Method::POST, "/api/v1/tokens", json!({"name": "Eve"})),
+            (Method::POST, "/api/v1/auth/logout-all", Value::Null),
+        ];
+        for token in [token, older] {
+            get(&app, token, "/api/v1/me").await.expect(200);
+            for (method, path, body) in &routes {
+                let answer = call(&app, token, method.clone(), path, body).await;
+                let told = answer.expect(403).json();
+                assert_eq!(told["code"], "forbidden", "{path}");
+                let why = told["detail"].as_str().unwrap();
+                assert!(why.contains("password"), "{path}: {told}");
+            }
+            let verified = call(&app, token, Method::GET, "/api/v1/verify", &Value::Null).await;
+            verified.expect(401);
+        }
+        let asked = json!({ "token": token });
+        let worth = bearer(&app, "root").await;
+        let worth = call(
+            &app,
+            &worth,
+            Method::POST,
+            "/api/v1/auth/introspect",
+            &asked,
+        )
+        .await;
+        assert_eq!(worth.expect(200).json(), json!({"active": false}));
+        let changed =
+            json!({"current_password": password, "password": "staple battery horse correct"});
+        let path = "/api/v1/me/password";
+        let changed = call(&app, token, Method::PUT, path, &changed)
+            .await
+            .expect(200);
+        let fresh = changed.header("x-new-access-token");
+        get(&app, fresh, "/api/v1/me").await.expect(200);
+        // Of another login, which has ended with the change.
+        get(&app, older, "/api/v1/me").await.expect(401);
+    }
+}
+
+#[actix_web::test]
 async fn one_login_of_somebody_ends_or_all_of_them() {
     for backend in Backend::ALL {
         let app = TestApp::start(backend).await;

@@ -355,3 +355,38 @@ async fn logging_out_everywhere_ends_every_login() {
         bob.get("/api/v1/me").await.expect(200);
     }
 }
+
+#[actix_web::test]
+async fn who_ends_their_own_login_is_sent_no_pair_of_it() {
+    for backend in Backend::ALL {
+        let app = TestApp::start(backend).await;
+        for delivery in ["body", "cookie"] {
+            for all in [true, false] {
+                let program = Program::log_in_by(&app, "ada", delivery).await;
+                let logins = program.get("/api/v1/sessions").await.expect(200).json();
+                let mut own = logins["data"].as_array().unwrap().iter();
+                let own = own.find(|login| login["current"] == true).unwrap();
+                let own = own["id"].as_str().unwrap().to_owned();
+                // Within the threshold: any other answer would bring a new pair.
+                app.advance(26 * MINUTE);
+                let answer = match all {
+                    true => program.request(Method::POST, "/api/v1/auth/logout-all"),
+                    false => program.request(Method::DELETE, &format!("/api/v1/sessions/{own}")),
+                };
+                let answer = Answer::of(answer).await.expect(200);
+                for name in [
+                    "x-token-refreshed",
+                    "x-new-access-token",
+                    "x-new-refresh-token",
+                ] {
+                    assert!(!answer.headers.contains_key(name), "{name}: {answer:?}");
+                }
+                let cookies = answer.set_cookies("refresh_token");
+                assert!(
+                    cookies.iter().all(|line| line.contains("Max-Age=0")),
+                    "{cookies:?}"
+                );
+            }
+        }
+    }
+}

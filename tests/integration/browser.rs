@@ -356,6 +356,42 @@ async fn a_person_is_warned_before_they_are_logged_out_and_can_stay() {
     ada.close().await;
 }
 
+/// A page whose clock the test puts on by `skip` milliseconds.
+const SKIPPING: &str = "(() => {
+    window.skip = 0;
+    const now = performance.now.bind(performance);
+    performance.now = () => now() + skip;
+})()";
+
+#[actix_web::test]
+async fn both_warnings_come_ten_minutes_ahead() {
+    for (session, which) in [("24h", "data-stay"), ("2h", "data-dismiss")] {
+        let settings = [
+            ("GAPURA_SESSION_IDLE_TIMEOUT", "2h"),
+            ("GAPURA_SESSION_LIFETIME", session),
+            ("GAPURA_REMEMBER_LIFETIME", "2h"),
+        ];
+        let app = serve(&settings).await;
+        let ada = Chromium::open(&app).await;
+        let script = json!({"source": SKIPPING});
+        ada.devtools("Page.addScriptToEvaluateOnNewDocument", script)
+            .await;
+        ada.log_in("ada").await;
+        // The page was made a few seconds ago, and looks at its clock every half a minute.
+        let at = |minutes: f64| {
+            let skip = minutes * 60_000.0;
+            format!("skip = {skip}; document.dispatchEvent(new Event('visibilitychange')); true")
+        };
+        ada.evaluate(&at(108.0)).await;
+        let shown = format!("document.querySelector('.warning [{which}]') !== null");
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        assert_eq!(ada.evaluate(&shown).await, false, "{which}");
+        ada.evaluate(&at(110.5)).await;
+        ada.until(&shown).await;
+        ada.close().await;
+    }
+}
+
 #[actix_web::test]
 async fn remember_me_brings_a_person_back_after_the_browser_was_closed() {
     let app = serve(&[]).await;
@@ -369,7 +405,8 @@ async fn remember_me_brings_a_person_back_after_the_browser_was_closed() {
     assert_eq!(session.expires(), None, "goes when the browser closes");
     cookie("gapura_remember").await.expect("a remember cookie");
 
-    // As closing the browser does.
+    // As closing the browser does: no page of ours is open that would ask for anything meanwhile.
+    ada.go("/healthz").await;
     ada.client
         .delete_cookie("gapura_session")
         .await
@@ -383,6 +420,7 @@ async fn remember_me_brings_a_person_back_after_the_browser_was_closed() {
         "Came back without a password, thanks to “Remember me”"
     );
 
+    ada.go("/healthz").await;
     ada.client
         .delete_cookie("gapura_session")
         .await

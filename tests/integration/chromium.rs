@@ -129,8 +129,10 @@ impl Chromium {
 
     // What a person sees.
 
+    /// Waits for it: on a busy machine a click returns before the next page is there.
     async fn find(&self, css: &str) -> fantoccini::elements::Element {
-        let found = self.client.find(Locator::Css(css)).await;
+        let wait = self.client.wait().at_most(Duration::from_secs(5));
+        let found = wait.for_element(Locator::Css(css)).await;
         found.unwrap_or_else(|error| panic!("{css}: {error}"))
     }
 

@@ -117,6 +117,6 @@ async fn pages_are_for_no_other_origin_and_a_session_serves_only_our_own() {
         Vec::<&str>::new()
     );
     let foreign = ada.bare(Method::GET, "/api/v1/me").header("origin", LISTED);
-    let answer = Answer::of(foreign).await.expect(403);
-    assert_eq!(answer.json()["code"], json!("csrf_failed"));
+    let answer = Answer::of(foreign).await.expect(401);
+    assert_eq!(answer.json()["code"], json!("token_missing"));
 }

@@ -15,6 +15,7 @@ use tokio::time::Instant;
 
 use crate::harness::{Backend, Installation};
 use crate::program::{PASSWORD, Place, Server, pair, signal, until};
+use crate::realtime::{Wire, closed};
 
 /// A Redis of our own, which may be stopped.
 pub struct Redis {
@@ -83,7 +84,7 @@ const TOKEN_STATUS: &str = "/api/v1/auth/token-status";
 
 pub const OPEN: u8 = 0;
 pub const HANGING: u8 = 1;
-const CUT: u8 = 2;
+pub const CUT: u8 = 2;
 
 /// Stands before a server, and can hang (nothing moves, nothing closes) or cut every connection.
 pub struct Proxy {
@@ -282,6 +283,9 @@ async fn without_the_database_nobody_is_logged_out_and_no_end_is_missed() {
         })
         .await;
         assert!(took < Duration::from_secs(6), "{what}: {took:?}");
+        let mut wire = Wire::open(&server.url, &[]).await;
+        wire.authenticate(&access).await;
+        assert_eq!(wire.hear().await, closed(1013, "unavailable"), "{what}");
         proxy.set(OPEN);
         let took = until(Duration::from_secs(15), || async {
             server.get("/readyz").await.status() == 200

@@ -293,13 +293,16 @@ async fn a_token_may_be_asked_about_and_given_up() {
             introspect(&app, &access, &access).await.expect(403).json()["code"],
             "forbidden"
         );
-        let body = json!({"name": "gate", "scopes": ["introspect"], "current_password": TestApp::PASSWORD});
-        let request = app
-            .http
-            .post(format!("{}/api/v1/tokens", app.url))
-            .bearer_auth(&access);
-        let made = Answer::of(request.json(&body)).await.expect(201).json()["data"].take();
-        let personal = text(&made, "token");
+        let make = async |scope: &str| {
+            let body =
+                json!({"name": "gate", "scopes": [scope], "current_password": TestApp::PASSWORD});
+            let request = app.http.post(format!("{}/api/v1/tokens", app.url));
+            let made = Answer::of(request.bearer_auth(&access).json(&body)).await;
+            text(&made.expect(201).json()["data"], "token")
+        };
+        let everything = make("*").await;
+        introspect(&app, &everything, &access).await.expect(403);
+        let personal = make("introspect").await;
         let told = introspect(&app, &personal, &personal)
             .await
             .expect(200)

@@ -1,5 +1,7 @@
 //! A real server on a free port, its clock in the test's hand, its databases its own.
 
+use std::path::PathBuf;
+use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -191,4 +193,28 @@ impl TestApp {
 
 pub fn variable(name: &str) -> String {
     std::env::var(name).unwrap_or_else(|_| panic!("{name} is not set: run tests/run"))
+}
+
+/// The `node_modules` with that package (`name@version`) of npm in it; `None` where npm is missing
+/// or cannot reach its registry.
+pub fn npm(package: &str) -> Option<PathBuf> {
+    let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(package);
+    let (name, _) = package.rsplit_once('@').expect("a version");
+    let modules = folder.join("node_modules");
+    if !modules.join(name).join("package.json").exists() {
+        let ran = Command::new("npm")
+            .args([
+                "install",
+                "--ignore-scripts",
+                "--no-audit",
+                "--no-fund",
+                "--silent",
+                "--prefix",
+            ])
+            .arg(&folder)
+            .arg(package)
+            .status();
+        ran.is_ok_and(|status| status.success()).then_some(())?;
+    }
+    Some(modules)
 }

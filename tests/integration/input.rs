@@ -619,6 +619,73 @@ async fn a_username_has_no_letters_that_only_look_like_others() {
 }
 
 #[actix_web::test]
+async fn a_name_or_an_address_that_mixes_scripts_is_refused() {
+    let settings = [("GAPURA_REGISTRATION", "open")];
+    let app = TestApp::start_with(Backend::Embedded, &settings).await;
+    let register = async |at: usize, email: &str, name: &str| {
+        let body = json!({"username": format!("user{at}"), "email": email, "name": name, "password": "staple battery horse correct"});
+        app.post_json("/api/v1/auth/register", &body).await
+    };
+    let pretenders = [
+        ("x@example.org", "\u{430}dmin", "name"),
+        ("x@example.org", "Ada L\u{43e}velace", "name"),
+        ("x@example.org", "\u{3b1}da", "name"),
+        ("\u{430}da@example.org", "Ada", "email"),
+        ("ada@ex\u{430}mple.org", "Ada", "email"),
+    ];
+    for (email, name, field) in pretenders {
+        let told = problem(register(0, email, name).await, 422, "validation_failed").await;
+        assert!(told["errors"][field].is_array(), "{email} {name}: {told}");
+    }
+    let honest = [
+        ("ada1@example.org", "Ада Лавлейс"),
+        ("ada2@пример.рф", "Ada (Ада)"),
+        ("ada3@example.org", "山田 エイダ花子さん"),
+        ("ada4@example.org", "José O’Neil-Núñez 2."),
+        ("ada5@example.org", "अदिति शर्मा"),
+    ];
+    for (at, (email, name)) in honest.into_iter().enumerate() {
+        let answer = register(at + 1, email, name).await;
+        assert_eq!(answer.status(), 201, "{email} {name}");
+    }
+}
+
+#[actix_web::test]
+async fn what_is_no_id_is_not_found_and_no_outage() {
+    for backend in Backend::ALL {
+        let app = TestApp::start(backend).await;
+        let root = Browser::new(&app, "root").log_in().await;
+        for id in ["%00", "nobody", "%F0%9F%92%A5"] {
+            for (method, path) in [
+                (Method::DELETE, format!("/api/v1/sessions/{id}")),
+                (Method::DELETE, format!("/api/v1/tokens/{id}")),
+                (Method::GET, format!("/api/v1/users/{id}")),
+                (Method::GET, format!("/api/v1/users/{id}/sessions")),
+                (Method::DELETE, format!("/api/v1/users/{id}/sessions/{id}")),
+            ] {
+                let request = root.script(method.clone(), &path);
+                assert_eq!(root.send(request).await.status, 404, "{method} {path}");
+            }
+            for path in [
+                format!("/dashboard/sessions/{id}/revoke"),
+                format!("/dashboard/tokens/{id}/revoke"),
+                format!("/admin/users/{id}"),
+            ] {
+                // The page of an error has no form token.
+                root.open("/dashboard").await.expect(200);
+                let answer = root.post(&path, &[("act", "disable")]).await;
+                assert_eq!(answer.status, 404, "{path}");
+            }
+            root.open(&format!("/admin/activity?person={id}"))
+                .await
+                .expect(200);
+            let named = [("login", "\0"), ("password", "a password")];
+            Browser::new(&app, "ada").sign_in(&named).await.expect(422);
+        }
+    }
+}
+
+#[actix_web::test]
 async fn a_change_by_cookie_comes_from_our_own_page_or_brings_the_forms_token() {
     for backend in Backend::ALL {
         let app = TestApp::start(backend).await;

@@ -65,6 +65,63 @@ async fn the_login_page_says_when_to_come_back_as_the_header_does() {
 }
 
 #[actix_web::test]
+async fn a_name_and_an_address_of_one_person_are_counted_together() {
+    for backend in Backend::ALL {
+        let app = TestApp::start(backend).await;
+        let email = account_of(&app, "ada").await.email;
+        let guess = async |name: &str| {
+            let body = json!({"username": name, "password": "not the password at all"});
+            app.post_json("/api/v1/auth/token", &body).await.status()
+        };
+        for name in ["ada", &email, "ADA", &email, "ada"] {
+            assert_eq!(guess(name).await, 401, "{name}");
+        }
+        for name in ["ada", &email] {
+            assert_eq!(guess(name).await, 429, "{name}");
+        }
+    }
+}
+
+#[actix_web::test]
+async fn whoever_is_in_confirms_their_password_however_many_strangers_failed() {
+    for backend in Backend::ALL {
+        let app = TestApp::start_with(backend, ANYWHERE).await;
+        let data = log_in_from(&app, "192.0.2.1", TestApp::PASSWORD).await;
+        let data = data.expect(200).json()["data"].take();
+        let id = account_of(&app, "ada").await.id;
+        let counted = app.app.db.write(move |conn| {
+            for _ in 0..100 {
+                account::count_failure(conn, &id)?;
+            }
+            Ok(())
+        });
+        counted.await.unwrap();
+        let abroad = "198.51.100.7";
+        log_in_from(&app, abroad, TestApp::PASSWORD)
+            .await
+            .expect(401);
+        let make = |password: &str| {
+            let request = app.http.post(format!("{}/api/v1/tokens", app.url));
+            let token = data["access_token"].as_str().unwrap();
+            let body = json!({"name": "Backup", "current_password": password});
+            let request = request.bearer_auth(token).header("x-forwarded-for", abroad);
+            Answer::of(request.json(&body))
+        };
+        make("not the password at all").await.expect(422);
+        make(TestApp::PASSWORD).await.expect(201);
+    }
+}
+
+async fn account_of(app: &TestApp, name: &str) -> account::User {
+    let name = name.to_owned();
+    let found = app
+        .app
+        .db
+        .read(move |conn| account::by_login_name(conn, &name));
+    found.await.unwrap().unwrap()
+}
+
+#[actix_web::test]
 async fn after_a_hundred_failures_an_account_opens_only_where_it_was_entered_before() {
     for backend in Backend::ALL {
         let app = TestApp::start_with(backend, ANYWHERE).await;

@@ -12,6 +12,7 @@ mod admin;
 mod auto_refresh;
 mod browser;
 mod chromium;
+mod client;
 mod contract;
 mod cors;
 mod dialects;

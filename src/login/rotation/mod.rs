@@ -5,6 +5,7 @@
 //! give any token of a line again without having stored it, and a forged one costs no query.
 
 mod store;
+pub mod together;
 
 use std::fmt;
 use std::time::Duration;
@@ -14,6 +15,7 @@ use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use diesel::QueryResult;
 
 pub use self::store::{forget, has_live};
+use self::together::Presented;
 use super::{Cause, Client, Login};
 use crate::account::User;
 use crate::audit::{self, Event, Kind as EventKind};
@@ -279,35 +281,46 @@ pub fn advance(
     Ok(Some((token, successor.expires_at)))
 }
 
-/// Presents a token to rule 1 alone, in one statement: `None` if there is more to be said, which is
-/// for [`rotate`]; then nothing was done. PostgreSQL only, where each statement is a journey.
+/// Presents tokens to rule 1 alone, all at once: `None` for each of which there is more to be said,
+/// which is for [`rotate`]; then nothing was done for it. PostgreSQL only.
 ///
 /// # Errors
-/// As [`rotate`].
-pub fn advance_at_once(
+/// As [`rotate`]; then nothing was done for any.
+pub fn advance_together(
     conn: &mut AnyConnection,
-    presented: TokenId,
-    of_login: Option<&str>,
+    presented: &[Presented],
     rules: Rules,
-    now: Timestamp,
-) -> QueryResult<Option<Next>> {
+) -> QueryResult<Vec<Option<Next>>> {
     let (AnyConnection::Postgres(conn), Some(lifetime)) = (conn, rules.lifetime) else {
-        return Ok(None);
+        return Ok(presented.iter().map(|_| None).collect());
     };
     // Whether a younger one comes of a burst has to be counted.
-    let made_by = if rules.limited { now - WINDOW } else { now };
-    let token = TokenId::new(presented.purpose, now);
-    let ends = now + lifetime;
-    let done = store::advance(conn, &presented, &token, of_login, made_by, ends, now)?;
-    Ok(done.and_then(|(login, user, issued_at, expires_at)| {
-        Some(Next {
-            expires_at: expires_at?,
-            presented_age: now.since(issued_at),
+    let settled = if rules.limited {
+        WINDOW
+    } else {
+        Duration::ZERO
+    };
+    let plans: Vec<store::Plan<'_>> = presented
+        .iter()
+        .map(|presented| store::Plan {
+            presented,
+            made_by: presented.at - settled,
+            successor: TokenId::new(Purpose::Refresh, presented.at),
+            ends: presented.at + lifetime,
+        })
+        .collect();
+    let advanced = store::advance(conn, &plans)?;
+    let next = |plan: &store::Plan<'_>, advanced: Option<store::Advanced>| {
+        advanced.map(|(expires_at, issued_at, login, user)| Next {
             login,
             user,
-            token,
+            token: plan.successor,
+            expires_at,
+            presented_age: plan.presented.at.since(issued_at),
         })
-    }))
+    };
+    let advanced = plans.iter().zip(advanced);
+    Ok(advanced.map(|(plan, done)| next(plan, done)).collect())
 }
 
 /// Presents a token: one transaction, in which theft also ends the login.
@@ -396,7 +409,10 @@ pub fn rotate(
                 .of_login(&login.id)
                 .seen_from(client)
                 .because(presented.purpose.name());
-            audit::record(conn, &event)?;
+            // Once for each login: whoever holds a dead token could fill the log with it.
+            if !audit::has_kind(conn, &event)? {
+                audit::record(conn, &event)?;
+            }
             Rotation::Reused(login)
         }
     })

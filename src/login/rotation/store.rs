@@ -1,7 +1,10 @@
+use std::collections::HashMap;
+
 use diesel::dsl::exists;
 use diesel::prelude::*;
-use diesel::sql_types::{BigInt, Binary, Nullable, Text};
+use diesel::sql_types::{Array, BigInt, Binary, Nullable, Text};
 
+use super::together::Presented;
 use super::{ID_LENGTH, Purpose, Rules, TokenId};
 use crate::account::User;
 use crate::clock::Timestamp;
@@ -65,52 +68,78 @@ pub fn insert(conn: &mut AnyConnection, token: &Token) -> QueryResult<()> {
 #[diesel::declare_sql_function]
 extern "SQL" {
     /// See its migration.
-    fn advance_token(
-        presented: Binary,
+    fn advance_tokens(
+        presented: Array<Binary>,
         of_purpose: Text,
-        of_login: Nullable<Text>,
-        made_by: BigInt,
-        successor: Binary,
-        ends: BigInt,
-        at: BigInt,
-    ) -> Nullable<BigInt>;
+        of_logins: Array<Nullable<Text>>,
+        made_by: Array<BigInt>,
+        successors: Array<Binary>,
+        ends: Array<BigInt>,
+        at: Array<BigInt>,
+    ) -> Nullable<Array<Nullable<BigInt>>>;
 }
 
-/// What came of [`advance`]: the login and whose it is, when the presented token was made, and when the
-/// successor ends; without the latter, nothing was done.
-type Advanced = (Login, User, Timestamp, Option<Timestamp>);
+/// What is to come of a refresh token.
+pub struct Plan<'a> {
+    pub presented: &'a Presented,
+    /// When it must have been made at the latest.
+    pub made_by: Timestamp,
+    pub successor: TokenId,
+    /// When the successor ends at the latest.
+    pub ends: Timestamp,
+}
 
-/// Rule 1 in one statement: points a token that was made by `made_by` at a successor, if nothing but that
-/// rule applies to it.
-pub fn advance(
-    conn: &mut PgConnection,
-    token: &TokenId,
-    successor: &TokenId,
-    of_login: Option<&str>,
-    made_by: Timestamp,
-    expires_at: Timestamp,
-    now: Timestamp,
-) -> QueryResult<Option<Advanced>> {
-    let purpose = token.purpose.name();
-    rotating_tokens::table
+/// When the successor ends, when the presented token was made, and whose login it is.
+pub type Advanced = (Timestamp, Timestamp, Login, User);
+
+/// Points refresh tokens at successors, each if nothing but rule 1 applies to it.
+pub fn advance(conn: &mut PgConnection, plans: &[Plan<'_>]) -> QueryResult<Vec<Option<Advanced>>> {
+    let each = || plans.iter();
+    let ends: Option<Vec<Option<Timestamp>>> = diesel::select(advance_tokens(
+        each()
+            .map(|plan| plan.presented.token.as_bytes())
+            .collect::<Vec<_>>(),
+        Purpose::Refresh.name(),
+        each()
+            .map(|plan| plan.presented.of_login.as_deref())
+            .collect::<Vec<_>>(),
+        each().map(|plan| plan.made_by).collect::<Vec<_>>(),
+        each()
+            .map(|plan| plan.successor.as_bytes())
+            .collect::<Vec<_>>(),
+        each().map(|plan| plan.ends).collect::<Vec<_>>(),
+        each().map(|plan| plan.presented.at).collect::<Vec<_>>(),
+    ))
+    .get_result(conn)?;
+    let plans = each().zip(ends.unwrap_or_default());
+    let done = plans.clone().filter(|(_, ends)| ends.is_some());
+    let moved: Vec<&[u8]> = done
+        .map(|(plan, _)| plan.presented.token.as_bytes())
+        .collect();
+    if moved.is_empty() {
+        return Ok(plans.map(|_| None).collect());
+    }
+    // Read after the locks were waited for: as the login is now.
+    let found: Vec<(Vec<u8>, Timestamp, Login, User)> = rotating_tokens::table
         .inner_join(logins::table.inner_join(users::table))
-        .filter(rotating_tokens::id.eq(token.as_bytes()))
+        .filter(rotating_tokens::id.eq_any(moved))
         .select((
+            rotating_tokens::id,
+            rotating_tokens::issued_at,
             Login::as_select(),
             User::as_select(),
-            rotating_tokens::issued_at,
-            advance_token(
-                token.as_bytes(),
-                purpose,
-                of_login,
-                made_by,
-                successor.as_bytes(),
-                expires_at,
-                now,
-            ),
         ))
-        .first(conn)
-        .optional()
+        .load(conn)?;
+    let mut found: HashMap<_, _> = found
+        .into_iter()
+        .map(|(id, issued_at, login, user)| (id, (issued_at, login, user)))
+        .collect();
+    let advanced = plans.map(|(plan, ends)| {
+        let ends = ends?;
+        let (issued_at, login, user) = found.remove(plan.presented.token.as_bytes())?;
+        Some((ends, issued_at, login, user))
+    });
+    Ok(advanced.collect())
 }
 
 /// Keeps those who move a login's tokens or end it in line until the transaction ends: an end is an

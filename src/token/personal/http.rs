@@ -220,7 +220,7 @@ pub async fn delete(
     req: HttpRequest,
     app: web::Data<App>,
     caller: Caller<TokensWrite>,
-    id: web::Path<String>,
+    id: web::Path<Uuid>,
 ) -> Result<Success<()>, AppError> {
     let user_id = caller.user_id().to_owned();
     if revoke_mine(&req, &app, user_id, id.into_inner()).await? {
@@ -234,9 +234,9 @@ async fn revoke_mine(
     req: &HttpRequest,
     app: &App,
     user_id: String,
-    id: String,
+    id: Uuid,
 ) -> Result<bool, AppError> {
-    let now = app.clock.now();
+    let (now, id) = (app.clock.now(), id.to_string());
     let client = origin::client(req, &app.config, None);
     let revoked = app
         .db
@@ -378,7 +378,7 @@ pub async fn revoke_on_page(
     req: HttpRequest,
     app: web::Data<App>,
     sent: SessionForm<Confirmation>,
-    id: web::Path<String>,
+    id: web::Path<Uuid>,
 ) -> Result<HttpResponse, AppError> {
     revoke_mine(&req, &app, sent.session.record.user_id, id.into_inner()).await?;
     Ok(see_other("/dashboard/tokens"))

@@ -1,1 +1,0 @@
-DROP FUNCTION advance_token;

@@ -1,0 +1,1 @@
+DROP FUNCTION advance_tokens;
