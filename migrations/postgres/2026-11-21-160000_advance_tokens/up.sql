@@ -36,7 +36,7 @@ BEGIN
         ORDER BY token.login_id, asked.place
     ), made AS (
         INSERT INTO rotating_tokens (id, login_id, purpose, parent_id, counter, issued_at, expires_at)
-            SELECT successor, login_id, of_purpose, id, counter + 1, at, ends FROM plain
+            SELECT successor, login_id, of_purpose, id, counter + 1, plain.at, plain.ends FROM plain
     ), moved AS (
         UPDATE rotating_tokens AS token
             SET used_at = plain.at, superseded_at = plain.at, successor_id = plain.successor,
