@@ -26,6 +26,7 @@ use crate::keystore::Keystore;
 use crate::login::ended::{self, Ended};
 use crate::login::sign_in::Limits;
 use crate::login::{self, Cause, Login, rotation};
+use crate::metrics::Metrics;
 use crate::openapi::{Endpoint, delete, get, patch, post, put};
 use crate::realtime::hub::Hub;
 use crate::session::cookies::session_name;
@@ -56,6 +57,7 @@ pub struct App {
     pub ended: Arc<Ended>,
     pub personal_tokens: Memory,
     pub figures: Figures,
+    pub metrics: Metrics,
     pub hub: Arc<Hub>,
     draining: AtomicBool,
 }
@@ -103,13 +105,20 @@ impl App {
                 redis.listen(&channels, hear).await;
             });
         }
+        let hasher = Hasher::new(&config)?;
+        let redis = match &keystore {
+            Keystore::Redis(redis) => Some(redis.timing()),
+            Keystore::Embedded(_) => None,
+        };
+        let metrics = Metrics::new(db.timing(), redis, hasher.queue());
         let rotations = matches!(config.database, DatabaseUrl::Postgres(_)).then(|| {
             let rules = token::refresh::rules(&config);
             rotation::together::Queue::open(db.clone(), rules)
         });
         Ok(Self {
             jwt,
-            hasher: Hasher::new(&config)?,
+            hasher,
+            metrics,
             login_limits: Limits::default(),
             rotations,
             secrets: Arc::new(keys.secrets),
@@ -140,6 +149,12 @@ impl App {
     /// Makes an end known that the database already knows: here at once, to other nodes by Redis.
     /// Those that miss it read it from the database.
     pub fn announce(&self, login: &Login, cause: Cause) {
+        // As it was read, before this end.
+        if login.ended_at.is_none() {
+            let kind = login::Kind::named(&login.kind).name();
+            let lasted = self.clock.now().since(login.started_at);
+            self.metrics.login_ended(kind, cause.name(), lasted);
+        }
         self.announce_id(&login.id, cause, login.expires_at);
         self.announce_change(&login.user_id);
     }

@@ -88,6 +88,7 @@ pub const SETTINGS: &[Setting] = &[
     setting("GAPURA_AUDIT_RETENTION", "400d", "how long audit events are kept"),
     setting("GAPURA_CORS_ORIGINS", "none", "origins, comma-separated, whose pages may call the API from the browser, with credentials"),
     setting("GAPURA_RATE_LIMITS", "on", "`off` for load tests only"),
+    setting("GAPURA_METRICS_BIND", "127.0.0.1:9464", "Prometheus metrics on a listener of their own; `off` for none, port 0 picks a free one. The address is printed"),
     setting("GAPURA_LOG", "info", "filter as in `RUST_LOG`; readable on a terminal, JSON otherwise"),
 ];
 
@@ -209,6 +210,8 @@ pub struct Config {
     /// As browsers write them in `Origin`.
     pub cors_origins: Vec<String>,
     pub rate_limits: bool,
+    /// Where metrics are served, if anywhere.
+    pub metrics_bind: Option<SocketAddr>,
     pub log: String,
     /// Name, value in force (secrets hidden) and where it came from.
     pub shown: Vec<(&'static str, String, String)>,
@@ -267,6 +270,17 @@ impl Config {
             Ok(config)
         } else {
             Err(raw.problems)
+        }
+    }
+
+    /// The directory that grows on this node, if one does.
+    pub fn grows_in(&self) -> Option<&Path> {
+        match &self.database {
+            DatabaseUrl::Sqlite(file) => match file.parent() {
+                Some(parent) if parent != Path::new("") => Some(parent),
+                _ => Some(Path::new(".")),
+            },
+            DatabaseUrl::Postgres(_) => self.redis_url.is_none().then_some(&self.data_dir),
         }
     }
 
@@ -425,10 +439,7 @@ impl Raw {
         let bind = self.value(
             "GAPURA_BIND",
             SocketAddr::from(([127, 0, 0, 1], 8080)),
-            |text| {
-                text.parse()
-                    .map_err(|_| "must be an address and a port, as in 127.0.0.1:8080".to_owned())
-            },
+            parse_address,
         );
         let public_url = self.value("GAPURA_PUBLIC_URL", None, |text| {
             parse_public_url(text).map(Some)
@@ -490,6 +501,14 @@ impl Raw {
                 "off" => Ok(false),
                 _ => Err("must be `on` or `off`".to_owned()),
             }),
+            metrics_bind: self.value(
+                "GAPURA_METRICS_BIND",
+                Some(SocketAddr::from(([127, 0, 0, 1], 9464))),
+                |text| match text {
+                    "off" => Ok(None),
+                    _ => parse_address(text).map(Some),
+                },
+            ),
             log: self.value("GAPURA_LOG", "info".to_owned(), |text| {
                 let filter = tracing_subscriber::EnvFilter::try_new(text);
                 filter
@@ -529,6 +548,9 @@ impl Raw {
         {
             DatabaseUrl::Sqlite(PathBuf::from(path))
         } else if text.starts_with("postgres://") || text.starts_with("postgresql://") {
+            if let Err(problem) = check_postgres_url(&text) {
+                self.problems.push(format!("DATABASE_URL {problem}"));
+            }
             DatabaseUrl::Postgres(Secret::new(text))
         } else {
             self.problems
@@ -677,6 +699,34 @@ fn parse_duration(text: &str) -> Result<Duration, String> {
         return Err("is longer than ten years".to_owned());
     }
     Ok(Duration::from_secs(seconds))
+}
+
+/// Refuses an address that libpq would not understand, since it says so by quoting from it: the
+/// password, often.
+fn check_postgres_url(url: &str) -> Result<(), &'static str> {
+    let mut after_percent = url.split('%').skip(1);
+    let is_encoded = after_percent.all(|rest| {
+        let digits = rest.as_bytes().get(..2);
+        digits.is_some_and(|digits| digits.iter().all(u8::is_ascii_hexdigit) && digits != b"00")
+    });
+    if !is_encoded || url.contains(|c: char| c.is_whitespace() || c.is_control()) {
+        return Err("has a character that must be percent-encoded: % is %25, a space %20");
+    }
+    let (_, rest) = url.split_once("://").unwrap_or_default();
+    let authority = rest.split(['/', '?']).next().unwrap_or_default();
+    if authority.matches('@').count() > 1 {
+        return Err("has more than one @ before the host: in a password it is %40");
+    }
+    let (_, parameters) = rest.split_once('?').unwrap_or_default();
+    if !parameters.is_empty() && !parameters.split('&').all(|part| part.contains('=')) {
+        return Err("has a parameter without a value after the ?");
+    }
+    Ok(())
+}
+
+fn parse_address(text: &str) -> Result<SocketAddr, String> {
+    let address = text.parse();
+    address.map_err(|_| "must be an address and a port, as in 127.0.0.1:8080".to_owned())
 }
 
 fn parse_public_url(text: &str) -> Result<Url, String> {
@@ -932,6 +982,34 @@ mod tests {
         for algorithm in JwtAlgorithm::ALL {
             let config = load(&[("GAPURA_JWT_ALGORITHM", algorithm.name())]).unwrap();
             assert_eq!(config.jwt_algorithm, algorithm);
+        }
+    }
+
+    #[test]
+    fn an_address_that_libpq_would_quote_from_is_refused_without_a_word_of_it() {
+        let key = "w7sUXEJ1pTnKAyx9b2f4mSgH0vRq5oZlYdCeiN8aPuM=";
+        let load = |url| load(&[("DATABASE_URL", url), ("GAPURA_APP_KEY", key)]);
+        for wrong in [
+            "postgres://u:hush%zz@h/d",
+            "postgres://u:hush%@h/d",
+            "postgres://u:hush%00@h/d",
+            "postgres://u:hu sh@h/d",
+            "postgres://u:hu@hush@h/d",
+            "postgres://u@h/d?password=hush%g1",
+            "postgres://u@h/d?hush",
+            "postgresql://u@h?user=u&hush",
+        ] {
+            let problems = load(wrong).unwrap_err();
+            assert!(problems[0].starts_with("DATABASE_URL has"), "{problems:?}");
+            assert!(!problems.join(" ").contains("hush"), "{problems:?}");
+        }
+        for right in [
+            "postgres://u:p%40ss%25@h:5433/d",
+            "postgres:///d?host=/run/postgresql&user=u@example.org",
+            "postgres://u@one,two:5433/d?target_session_attrs=read-write",
+            "postgresql://h",
+        ] {
+            assert!(load(right).is_ok(), "{right}");
         }
     }
 

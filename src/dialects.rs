@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::app::App;
 use crate::clock::Timestamp;
 use crate::error::{AppError, Code, FieldErrors};
-use crate::login::sign_in;
+use crate::login::{Kind, sign_in};
 use crate::openapi::schema;
 use crate::token::refresh::exchange;
 use crate::token::{self, Pair};
@@ -54,7 +54,8 @@ pub async fn log_in(
 ) -> Result<Plain<TokensOut>, AppError> {
     let asked = body.0;
     let client = origin::client(&req, &app.config, None);
-    let user = sign_in::authenticate(&app, &asked.username, &asked.password, &client).await?;
+    let user =
+        sign_in::authenticate(&app, Kind::Api, &asked.username, &asked.password, &client).await?;
     let now = app.clock.now();
     let (pair, ()) = token::open(&app, user, client, now, |_, _, _| Ok(())).await?;
     Ok(tokens(&pair, now))
@@ -202,7 +203,8 @@ pub mod api {
     ) -> Result<Plain<Envelope<OpenedOut>>, AppError> {
         let asked = body.0;
         let client = origin::client(&req, &app.config, asked.device_name.as_deref());
-        let user = sign_in::authenticate(&app, &asked.email, &asked.password, &client).await?;
+        let user =
+            sign_in::authenticate(&app, Kind::Api, &asked.email, &asked.password, &client).await?;
         let now = app.clock.now();
         let is_named = asked.device_name.is_some() && !client.device.is_empty();
         let (secrets, longest) = (Arc::clone(&app.secrets), app.config.clocks.personal_token);

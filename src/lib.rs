@@ -25,6 +25,7 @@ pub mod id;
 pub mod keys;
 pub mod keystore;
 pub mod login;
+pub mod metrics;
 pub mod openapi;
 pub mod profile;
 pub mod realtime;

@@ -5,11 +5,13 @@ use std::sync::{Arc, Mutex};
 use argon2::password_hash::phc::{Ident, Output, ParamsString, PasswordHash, Salt};
 use argon2::{Algorithm, Argon2, Block, Params, Version};
 use tokio::sync::Semaphore;
+use tokio::time::Instant;
 use unicode_normalization::UnicodeNormalization;
 
 use crate::config::{Argon2Cost, Config, Secret};
 use crate::error::AppError;
 use crate::i18n::Lang;
+use crate::metrics::Queue;
 use crate::vault::random;
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -104,6 +106,7 @@ struct Shared {
     params: Params,
     cores: Semaphore,
     queue: Semaphore,
+    measured: Queue,
     /// Working memory, kept for the next hash: clearing 19 MiB anew for each costs a tenth of it.
     memory: Mutex<Vec<Vec<Block>>>,
     /// What an unknown person's password is held against, so that it takes as long.
@@ -123,11 +126,12 @@ impl Hasher {
         } = config.argon2;
         let params = Params::new(memory, passes, lanes, Some(32));
         let params = params.map_err(|error| format!("GAPURA_ARGON2: {error}"))?;
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let cores = cores();
         let mut shared = Shared {
             params,
             cores: Semaphore::new(cores),
-            queue: Semaphore::new(cores * (1 + QUEUE_PER_CORE)),
+            queue: Semaphore::new(places(cores)),
+            measured: Queue::default(),
             memory: Mutex::new(Vec::new()),
             decoy: String::new(),
         };
@@ -175,19 +179,47 @@ impl Hasher {
         .await
     }
 
+    /// What is measured of it.
+    pub fn queue(&self) -> &Queue {
+        &self.0.measured
+    }
+
+    /// How many passwords wait for a core.
+    pub fn waiting(&self) -> usize {
+        let cores = cores();
+        let inside = places(cores).saturating_sub(self.0.queue.available_permits());
+        let busy = cores.saturating_sub(self.0.cores.available_permits());
+        inside.saturating_sub(busy)
+    }
+
     async fn run<T: Send + 'static>(
         &self,
         work: impl FnOnce(&Shared) -> Result<T, BoxError> + Send + 'static,
     ) -> Result<T, AppError> {
         let busy = || AppError::Unavailable("too many passwords wait to be hashed".to_owned());
         let shared = Arc::clone(&self.0);
-        let _place = self.0.queue.try_acquire().map_err(|_| busy())?;
+        let _place = self.0.queue.try_acquire().map_err(|_| {
+            self.0.measured.refused.inc();
+            busy()
+        })?;
+        let began = Instant::now();
         let _core = self.0.cores.acquire().await.map_err(|_| busy())?;
+        let waited = began.elapsed().as_secs_f64();
+        self.0.measured.waited.observe(waited);
         actix_web::web::block(move || work(&shared))
             .await
             .map_err(|_| busy())?
             .map_err(|error| AppError::Internal(format!("password hash: {error}")))
     }
+}
+
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
+/// How many may be at the hasher, being hashed or waiting.
+const fn places(cores: usize) -> usize {
+    cores * (1 + QUEUE_PER_CORE)
 }
 
 impl Shared {

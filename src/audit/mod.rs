@@ -6,7 +6,9 @@ pub mod words;
 
 use diesel::prelude::*;
 
-pub use self::store::{addresses_of, delete_before, has_kind, page, page_before, per_day, record};
+pub use self::store::{
+    addresses_of, delete_before, has_kind, latest, page, page_before, per_day, record,
+};
 use crate::clock::Timestamp;
 use crate::id;
 use crate::login::Client;

@@ -16,6 +16,15 @@ pub fn record(conn: &mut AnyConnection, event: &Event) -> QueryResult<()> {
         .map(drop)
 }
 
+/// When the latest event was.
+pub fn latest(conn: &mut AnyConnection) -> QueryResult<Option<Timestamp>> {
+    audit_events::table
+        .order(audit_events::id.desc())
+        .select(audit_events::at)
+        .first(conn)
+        .optional()
+}
+
 /// Of a query, the events that pass `filter`. A period is a range of ids, which every index here
 /// ends with. (A macro, since the type of a boxed query cannot be named for both databases at once.)
 macro_rules! passing {

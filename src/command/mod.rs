@@ -1,10 +1,13 @@
 //! The command line: one command a file.
 
+mod backup;
 pub mod cleanup;
+mod doctor;
 mod keys;
 mod migrate;
 mod serve;
 pub mod server;
+mod session;
 pub mod settings;
 mod user;
 
@@ -42,9 +45,19 @@ enum Command {
     /// People: add, list, change a password or a role, disable, enable
     #[command(subcommand)]
     User(user::Command),
+    /// Logins, by browser and by API: list, revoke
+    #[command(subcommand)]
+    Session(session::Command),
     /// Keys that sign JWTs: list, rotate, revoke
     #[command(subcommand)]
     Keys(keys::Command),
+    /// Looks at everything that a server needs, and says what to do about each fault
+    Doctor,
+    /// Copies the SQLite database to a new file, also while servers run
+    Backup {
+        /// It must not exist yet
+        to: PathBuf,
+    },
     /// Deletes what has expired; the server also does this by itself
     Cleanup,
 }
@@ -77,7 +90,10 @@ pub async fn run() -> Result<(), String> {
         }
         Command::Config { reference: false } => settings::print(&config),
         Command::User(command) => user::run(&config, command).await,
+        Command::Session(command) => session::run(&config, command).await,
         Command::Keys(command) => keys::run(&config, command).await,
+        Command::Doctor => doctor::run(&config).await,
+        Command::Backup { to } => backup::run(&config, to).await,
         Command::Cleanup => cleanup::run(&config).await,
     };
     // Libraries tell some of their errors in several lines.

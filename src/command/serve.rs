@@ -14,6 +14,7 @@ use crate::app::App;
 use crate::clock::SystemClock;
 use crate::config::Config;
 use crate::i18n::Lang;
+use crate::metrics;
 use crate::vault::random;
 
 /// Migrates if needed and serves until told to stop.
@@ -28,9 +29,17 @@ pub async fn run(config: Config) -> Result<(), String> {
     let app = App::start(config, Arc::new(SystemClock)).await?;
     // The port before the administrator: a password made by a start that fails would be lost.
     let running = server::bind(app, server::Signals::Heed)?;
+    let metrics = running.app.config.metrics_bind;
+    let metrics = metrics.map(|address| metrics::http::bind(running.app.clone(), address));
+    let metrics = metrics.transpose()?;
     let first = first_admin(&running.app).await?;
     // Nobody has to be reading the address.
     let _ = say(format_args!("Gapura is at http://{}", running.address));
+    if let Some((address, server)) = metrics {
+        let _ = say(format_args!("Metrics are at http://{address}/metrics"));
+        actix_web::rt::spawn(server);
+        actix_web::rt::spawn(metrics::http::count_logins(running.app.clone()));
+    }
     if let Some((username, Some(password))) = first {
         let shown = say(format_args!(
             "Sign in as {username} with the password {password}\nIt is shown only this once."

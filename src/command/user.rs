@@ -172,7 +172,8 @@ fn record(conn: &mut AnyConnection, kind: Kind, user_id: &str, now: Timestamp) -
     audit::record(conn, &event)
 }
 
-fn end_all_of(
+/// Ends every login of a person, for an operator.
+pub fn end_all_of(
     conn: &mut AnyConnection,
     user_id: &str,
     cause: Cause,
@@ -186,7 +187,8 @@ fn end_all_of(
     login::end_all_of(conn, user_id, cause, None, Some(by), now)
 }
 
-async fn find(db: &Db, username: &str) -> Result<User, String> {
+/// The person with that username or address.
+pub async fn find(db: &Db, username: &str) -> Result<User, String> {
     let name = username.to_owned();
     let found = db
         .read(move |conn| account::by_login_name(conn, &name))

@@ -10,6 +10,7 @@
 
 mod migrations;
 pub mod schema;
+pub mod upkeep;
 mod writer;
 
 use std::fs::OpenOptions;
@@ -26,6 +27,7 @@ use tokio::time::Instant;
 pub use self::migrations::migrate;
 use self::writer::Writer;
 use crate::config::{DatabaseUrl, Secret};
+use crate::metrics::Timing;
 
 /// How long a request waits for the database before it is answered 503.
 const TIME_LIMIT: Duration = Duration::from_millis(1500);
@@ -92,6 +94,7 @@ impl From<diesel::result::Error> for DbError {
 pub struct Db {
     pool: r2d2::Pool<Manager>,
     writer: Option<Writer>,
+    timing: Timing,
 }
 
 impl Db {
@@ -111,11 +114,46 @@ impl Db {
             .error_handler(Box::new(QuietPool))
             .build(manager)
             .map_err(|error| unavailable(&error))?;
-        Ok(Self { pool, writer })
+        Ok(Self {
+            pool,
+            writer,
+            timing: Timing::default(),
+        })
+    }
+
+    /// How long it took, and how often there was no answer.
+    pub const fn timing(&self) -> &Timing {
+        &self.timing
     }
 
     /// Runs a query that changes nothing.
     pub async fn read<T, F>(&self, job: F) -> Result<T, DbError>
+    where
+        T: Send + 'static,
+        F: FnOnce(&mut AnyConnection) -> QueryResult<T> + Send + 'static,
+    {
+        self.timed("read", self.on_a_connection(job)).await
+    }
+
+    /// Runs a statement that is a transaction by itself, on PostgreSQL.
+    pub async fn at_once<T, F>(&self, job: F) -> Result<T, DbError>
+    where
+        T: Send + 'static,
+        F: FnOnce(&mut AnyConnection) -> QueryResult<T> + Send + 'static,
+    {
+        self.timed("write", self.on_a_connection(job)).await
+    }
+
+    async fn timed<T>(
+        &self,
+        operation: &'static str,
+        work: impl Future<Output = Result<T, DbError>>,
+    ) -> Result<T, DbError> {
+        let is_outage = |error: &DbError| matches!(error, DbError::Unavailable(_));
+        self.timing.time(operation, work, is_outage).await
+    }
+
+    async fn on_a_connection<T, F>(&self, job: F) -> Result<T, DbError>
     where
         T: Send + 'static,
         F: FnOnce(&mut AnyConnection) -> QueryResult<T> + Send + 'static,
@@ -138,10 +176,16 @@ impl Db {
         T: Send + 'static,
         F: FnOnce(&mut AnyConnection) -> QueryResult<T> + Send + 'static,
     {
-        if let Some(writer) = &self.writer {
-            return within_limit(writer.submit(job)).await?;
-        }
-        self.read(move |conn| conn.transaction(job)).await
+        let work = async {
+            match &self.writer {
+                Some(writer) => within_limit(writer.submit(job)).await?,
+                None => {
+                    self.on_a_connection(move |conn| conn.transaction(job))
+                        .await
+                }
+            }
+        };
+        self.timed("write", work).await
     }
 
     /// Asks the database for a sign of life.

@@ -271,6 +271,29 @@ pub async fn read(
     Ok((keys, complete))
 }
 
+/// The signing keys, for somebody who looks whether all is well; nothing is changed.
+///
+/// # Errors
+/// A sentence that says what is wrong with them.
+pub async fn examine(
+    db: &Db,
+    app_keys: AppKeys,
+    lifetime: Duration,
+    now: Timestamp,
+) -> Result<Vec<SigningKey>, String> {
+    let app_keys = Arc::new(app_keys);
+    let opening = Arc::clone(&app_keys);
+    let opened = db.read(move |conn| opens_all(conn, &opening)).await;
+    if !opened.map_err(|error| error.to_string())? {
+        return Err(OTHER_APP_KEY.to_owned());
+    }
+    let (keys, _) = read(db, &app_keys, &[], lifetime, now)
+        .await
+        .map_err(|error| error.to_string())?;
+    check(&keys)?;
+    Ok(keys)
+}
+
 /// Makes a new key, which signs once every node surely knows it; returns its id and when that is.
 ///
 /// # Errors

@@ -9,6 +9,7 @@
 //! that has failed, calls fail at once while one task per connection keeps trying, so a Redis that
 //! comes back is in use again after [`PAUSE`], asked or not.
 
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -25,6 +26,8 @@ use tokio::time::timeout;
 
 use super::tally::Tally;
 use super::{Count, KeystoreUnavailable, milliseconds, number};
+use crate::clock::Timestamp;
+use crate::metrics::Timing;
 
 /// How long a call may take in all.
 const TIME_LIMIT: Duration = Duration::from_millis(500);
@@ -67,6 +70,7 @@ struct Shared {
     raise: Script,
     count: Script,
     tally: Tally,
+    timing: Timing,
 }
 
 /// A connection, or why there is none.
@@ -95,12 +99,18 @@ impl RedisStore {
             raise: Script::new(RAISE),
             count: Script::new(COUNT),
             tally: Tally::default(),
+            timing: Timing::default(),
         })))
     }
 
     /// To open connections of another kind to the same server, as a subscriber needs.
     pub fn client(&self) -> &Client {
         &self.0.client
+    }
+
+    /// How long it took, and how often there was no answer.
+    pub fn timing(&self) -> &Timing {
+        &self.0.timing
     }
 
     /// Sends `payload` to whoever listens at `channel` now. Nobody may be listening, and after a
@@ -233,6 +243,24 @@ impl RedisStore {
         Ok(())
     }
 
+    /// What time it is there, and what the server tells of itself (`INFO`): names and values.
+    ///
+    /// # Errors
+    /// When Redis gives no answer in time.
+    pub async fn examine(
+        &self,
+    ) -> Result<(Timestamp, HashMap<String, String>), KeystoreUnavailable> {
+        let time = self.send(&::redis::cmd("TIME")).await?;
+        let time = <(i64, i64)>::from_owned_redis_value(time);
+        let (seconds, micros) = time.map_err(KeystoreUnavailable::new)?;
+        let told = self.send(&::redis::cmd("INFO")).await?;
+        let told = String::from_owned_redis_value(told).map_err(KeystoreUnavailable::new)?;
+        let lines = told.lines().filter_map(|line| line.split_once(':'));
+        let told = lines.map(|(name, value)| (name.to_owned(), value.trim().to_owned()));
+        let millis = seconds * 1000 + micros / 1000;
+        Ok((Timestamp::from_millis(millis), told.collect()))
+    }
+
     /// What this process counts for itself while Redis is away.
     pub(super) fn tally(&self) -> &Tally {
         &self.0.tally
@@ -246,6 +274,12 @@ impl RedisStore {
     /// been closed, say by a restart since it was last used, is replaced and asked once more: what
     /// happened in between is not the caller's to see, and nothing is asked that must not be twice.
     async fn ask(&self, question: Question<'_>) -> Result<Value, KeystoreUnavailable> {
+        let operation = question.name();
+        let work = self.ask_in_time(question);
+        self.0.timing.time(operation, work, |_| true).await
+    }
+
+    async fn ask_in_time(&self, question: Question<'_>) -> Result<Value, KeystoreUnavailable> {
         let index = this_thread() % self.0.links.len();
         let mut used = None;
         let outcome = timeout(TIME_LIMIT, async {
@@ -284,6 +318,13 @@ enum Question<'a> {
 }
 
 impl Question<'_> {
+    const fn name(&self) -> &'static str {
+        match self {
+            Self::Command(_) => "command",
+            Self::Script(_) => "script",
+        }
+    }
+
     async fn ask(&self, connection: &mut MultiplexedConnection) -> Result<Value, RedisError> {
         match self {
             Self::Command(command) => {

@@ -133,6 +133,16 @@ impl Ended {
         }
     }
 
+    /// How many are known.
+    pub fn len(&self) -> usize {
+        self.ended.read().map_or(0, |ended| ended.len())
+    }
+
+    /// Whether none is known.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
     /// How old the news is.
     pub fn lag(&self) -> Duration {
         let fed_at = Duration::from_millis(self.fed_at.load(Ordering::Relaxed));

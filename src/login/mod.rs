@@ -9,11 +9,12 @@ mod store;
 
 use std::time::Duration;
 
+use aws_lc_rs::digest;
 use diesel::prelude::*;
 
 pub use self::store::{
-    announce, by_id, delete_old, end_all_of, living_of, mark_activity, overdue, set_auth_time,
-    tokens_until, usable_of,
+    announce, by_id, count_living, delete_old, end_all_of, living_after, living_of, mark_activity,
+    overdue, set_auth_time, tokens_until, usable_of,
 };
 use crate::account::{self, User};
 use crate::audit::{self, Actor, Event, Kind as EventKind};
@@ -35,6 +36,14 @@ impl Kind {
         match self {
             Self::Browser => "browser",
             Self::Api => "api",
+        }
+    }
+
+    /// What is stored under that name.
+    pub fn named(name: &str) -> Self {
+        match name == Self::Browser.name() {
+            true => Self::Browser,
+            false => Self::Api,
         }
     }
 }
@@ -153,6 +162,14 @@ impl Login {
             None => None,
         }
     }
+}
+
+/// What the log calls a login: one can be found there by its id, but who reads the log learns no id
+/// that means something elsewhere. `printf %s ID | sha256sum | cut -c1-12`
+pub fn log_name(id: &str) -> String {
+    let digest = digest::digest(&digest::SHA256, id.as_bytes());
+    let first = digest.as_ref().iter().take(6);
+    first.map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Begins a login that ends `lifetime` from now at the latest; `None` if `user`, as they were when

@@ -14,6 +14,7 @@ use crate::account::{self, User};
 use crate::app::App;
 use crate::audit::{self, Event, Kind};
 use crate::error::{AppError, Code};
+use crate::login;
 
 /// Failures within [`WINDOW`] after which an account is closed to an address.
 const FAILURES_PER_ACCOUNT_AND_ADDRESS: u64 = 5;
@@ -125,21 +126,34 @@ pub async fn confirm(
     password: &str,
     client: &Client,
 ) -> Result<User, AppError> {
-    check(app, Who::Known(user_id.to_owned()), password, client).await
+    let outcome = check(app, Who::Known(user_id.to_owned()), password, client).await;
+    count(app, "confirmation", &outcome);
+    outcome
 }
 
-/// Whose name and password these are.
+/// Whose name and password these are; `kind` is what they shall open.
 ///
 /// # Errors
 /// 401 when they do not match, 403 for a disabled account (after the right password only), 429
 /// after too many failures, 503 when that cannot be known.
 pub async fn authenticate(
     app: &App,
+    kind: login::Kind,
     name: &str,
     password: &str,
     client: &Client,
 ) -> Result<User, AppError> {
-    check(app, Who::Named(name.to_owned()), password, client).await
+    let outcome = check(app, Who::Named(name.to_owned()), password, client).await;
+    count(app, kind.name(), &outcome);
+    outcome
+}
+
+fn count(app: &App, kind: &'static str, outcome: &Result<User, AppError>) {
+    let word = match outcome {
+        Ok(_) => "ok",
+        Err(error) => error.code().name(),
+    };
+    app.metrics.password_given(kind, word);
 }
 
 async fn check(app: &App, who: Who, password: &str, client: &Client) -> Result<User, AppError> {
@@ -195,9 +209,10 @@ async fn check(app: &App, who: Who, password: &str, client: &Client) -> Result<U
 async fn record_failure(
     app: &App,
     user: Option<&User>,
-    cause: &str,
+    cause: &'static str,
     client: &Client,
 ) -> Result<(), AppError> {
+    app.metrics.password_refused(cause);
     let event = Event {
         user_id: user.map(|user| user.id.clone()),
         ..Event::new(Kind::LoginFailed, "", app.clock.now())

@@ -1,6 +1,6 @@
 use std::collections::HashMap;
 
-use diesel::dsl::{exists, max, not};
+use diesel::dsl::{count_star, exists, max, not};
 use diesel::prelude::*;
 
 use super::ended::Revocation;
@@ -58,6 +58,33 @@ pub fn living_of(
         .filter(logins::user_id.eq(user_id))
         .filter(logins::ended_at.is_null())
         .filter(logins::expires_at.gt(now))
+        .select(Login::as_select())
+        .load(conn)
+}
+
+/// How many logins live, by their kind.
+pub fn count_living(conn: &mut AnyConnection, now: Timestamp) -> QueryResult<Vec<(String, i64)>> {
+    logins::table
+        .filter(logins::ended_at.is_null())
+        .filter(logins::expires_at.gt(now))
+        .group_by(logins::kind)
+        .select((logins::kind, count_star()))
+        .load(conn)
+}
+
+/// As [`living_of`], of everybody, in order of their ids: those after `after`.
+pub fn living_after(
+    conn: &mut AnyConnection,
+    after: &str,
+    most: i64,
+    now: Timestamp,
+) -> QueryResult<Vec<Login>> {
+    logins::table
+        .filter(logins::id.gt(after))
+        .filter(logins::ended_at.is_null())
+        .filter(logins::expires_at.gt(now))
+        .order(logins::id)
+        .limit(most)
         .select(Login::as_select())
         .load(conn)
 }

@@ -16,6 +16,7 @@ use super::{
 use crate::app::App;
 use crate::clock::Timestamp;
 use crate::error::{AppError, Code, FieldErrors};
+use crate::web::answer::note_login;
 use crate::web::input::{Check, Form, FormFields};
 use crate::web::origin;
 use crate::web::page::Appearance;
@@ -242,6 +243,7 @@ async fn find(
                 remember::note_use(app, &token, now).await?;
                 update(req, &record)?;
             }
+            note_login(req, &record.login_id);
             req.extensions_mut().insert(Appearance {
                 locale: record.locale.clone(),
                 theme: record.theme.clone(),
@@ -270,6 +272,7 @@ pub fn update(req: &HttpRequest, record: &Record) -> Result<(), AppError> {
 /// # Errors
 /// When the session cannot be written.
 pub fn begin(req: &HttpRequest, record: &Record) -> Result<(), AppError> {
+    note_login(req, &record.login_id);
     let internal = |error: &dyn std::fmt::Display| AppError::Internal(error.to_string());
     TypedSession(req.get_session())
         .begin(record)

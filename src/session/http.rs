@@ -176,7 +176,8 @@ pub async fn log_in(
     let signed_in = async {
         // Asked first, so that an outage is told before anything has happened.
         app.keystore.ping().await?;
-        let user = sign_in::authenticate(&app, &form.login, &form.password, &client).await?;
+        let user = sign_in::authenticate(&app, Kind::Browser, &form.login, &form.password, &client)
+            .await?;
         open(&req, &app, user, client, !form.remember.is_empty(), |_| {
             Ok(())
         })

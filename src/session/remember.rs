@@ -119,6 +119,8 @@ pub async fn restore(req: &HttpRequest, app: &App, now: Timestamp) -> Result<Rec
         Ok(rotation)
     });
     let rotation = rotation.await?;
+    let outcome = rotation.outcome(now);
+    app.metrics.rotation(Purpose::Remember.name(), outcome);
     if let Rotation::Fresh(next) = &rotation {
         app.announce_change(&next.user.id);
     }

@@ -79,7 +79,8 @@ pub async fn token(
     let asked = body.0;
     let client = origin::client(&req, &app.config, asked.device_name.as_deref());
     let name = asked.username.or(asked.email).unwrap_or_default();
-    let user = sign_in::authenticate(&app, &name, &asked.password, &client).await?;
+    let user =
+        sign_in::authenticate(&app, login::Kind::Api, &name, &asked.password, &client).await?;
     let now = app.clock.now();
     let (pair, ()) = super::open(&app, user, client, now, |_, _, _| Ok(())).await?;
     let data = deliver(&req, &app, &pair, asked.refresh_token_delivery, now);

@@ -18,7 +18,7 @@ use crate::clock::Timestamp;
 use crate::config::Clocks;
 use crate::db::AnyConnection;
 use crate::error::{AppError, Code};
-use crate::figures::{Figure, Figures};
+use crate::figures::Figure;
 use crate::login::rotation::{self, Next, PlainToken, Purpose, Rotation, TokenId};
 use crate::login::{self, Client, Kind, Login};
 
@@ -212,10 +212,14 @@ impl Pair {
     }
 }
 
-/// Counts what came of presenting a refresh token, for the administrator's figures.
-pub fn count(figures: &Figures, rotation: &Rotation) {
+/// Counts what came of presenting a refresh token, for the administrator's figures and the metrics.
+pub fn count(app: &App, rotation: &Rotation, now: Timestamp) {
+    let figures = &app.figures;
+    let outcome = rotation.outcome(now);
+    app.metrics.rotation(Purpose::Refresh.name(), outcome);
     match rotation {
         Rotation::Fresh(next) => {
+            app.metrics.refreshed_after(next.presented_age);
             figures.count(Figure::Refreshed);
             let age = i64::try_from(next.presented_age.as_millis()).unwrap_or(0);
             figures.add(Figure::RefreshAge, age);

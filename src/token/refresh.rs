@@ -14,9 +14,9 @@ use crate::clock::Timestamp;
 use crate::config::Config;
 use crate::error::{AppError, Code};
 use crate::figures::Figure;
-use crate::login::Cause;
 use crate::login::rotation::together::Presented;
 use crate::login::rotation::{self, Purpose, Rotation, Rules, TokenId};
+use crate::login::{self, Cause};
 use crate::web::answer::Outgoing;
 use crate::web::origin;
 
@@ -88,6 +88,7 @@ pub async fn exchange(
 ) -> Result<Pair, AppError> {
     let token = TokenId::read(&app.secrets, Purpose::Refresh, text).ok_or_else(|| {
         app.figures.count(Figure::RefreshInvalid);
+        app.metrics.rotation(Purpose::Refresh.name(), "forged");
         Code::RefreshInvalid
     })?;
     let rules = rules(&app.config);
@@ -117,13 +118,14 @@ pub async fn exchange(
             rotation.await?.ok_or(Code::TokenMismatch)?
         }
     };
-    super::count(&app.figures, &rotation);
+    super::count(app, &rotation, now);
     match rotation {
         Rotation::Fresh(next) | Rotation::Newest(next) | Rotation::Sibling(next) => {
             Pair::after(app, next, now)
         }
         Rotation::Reused(login) => {
             tracing::warn!(
+                login = login::log_name(&login.id),
                 user = login.user_id,
                 "a rotated refresh token came back; its login was ended"
             );

@@ -17,14 +17,17 @@ use actix_web::http::header::{
 use actix_web::http::{ConnectionType, Method, StatusCode};
 use actix_web::middleware::Next;
 use actix_web::{Error, HttpMessage, HttpRequest, HttpResponse, web};
+use tracing::Level;
 use url::form_urlencoded;
 
 use super::page::{self, Page};
 use super::{input, origin};
 use crate::app::App;
 use crate::error::{AppError, Code};
+use crate::login;
 use crate::session::cookies;
 use crate::session::extract::PASSWORD_PAGE;
+use crate::token::jwt::Reading;
 use crate::vault::random;
 
 /// Larger heads are 431. (The framework itself stops reading at 128 KiB.)
@@ -166,6 +169,7 @@ pub async fn dress<B: MessageBody + 'static>(
             Err(error) => {
                 let cause = error.to_string();
                 tracing::warn!(request_id = id, %method, cause, "the session could not be kept");
+                app.metrics.answered(StatusCode::SERVICE_UNAVAILABLE);
                 return Err(without_request(&error, dress, page, &app, &id));
             }
         }
@@ -185,7 +189,8 @@ pub async fn dress<B: MessageBody + 'static>(
         // The next request goes to another node instead of meeting a closed door here.
         head.set_connection_type(ConnectionType::Close);
     }
-    log(&req, head.status, &id);
+    app.metrics.answered(head.status);
+    log(&req, &app, head.status, &id);
     Ok(response)
 }
 
@@ -401,11 +406,43 @@ fn secure(headers: &mut HeaderMap, app: &App, is_page: bool, id: &str) {
 
 const CONTENT_SECURITY_POLICY_NAME: &str = "content-security-policy";
 
-fn log(req: &HttpRequest, status: StatusCode, id: &str) {
-    if status.is_server_error() {
-        tracing::warn!(request_id = id, method = %req.method(), route = route(req), status = status.as_u16(), "request");
-    } else {
-        tracing::debug!(request_id = id, method = %req.method(), route = route(req), status = status.as_u16(), "request");
+/// The login that a request was served by.
+struct ServedLogin(String);
+
+/// Lets the log know which login a session belongs to.
+pub fn note_login(req: &HttpRequest, id: &str) {
+    req.extensions_mut().insert(ServedLogin(id.to_owned()));
+}
+
+/// What the log calls the login that a request was served by. A JWT is read once more, from memory,
+/// so that one that is not logged costs nothing.
+fn login_of(req: &HttpRequest, app: &App) -> Option<String> {
+    if let Some(ServedLogin(id)) = req.extensions().get() {
+        return Some(login::log_name(id));
+    }
+    match app.jwt.read(origin::bearer(req)?, app.clock.now()) {
+        Reading::Good(claims) | Reading::Expired(claims) => Some(login::log_name(&claims.sid)),
+        Reading::Invalid | Reading::Unsure => None,
+    }
+}
+
+fn log(req: &HttpRequest, app: &App, status: StatusCode, id: &str) {
+    macro_rules! tell {
+        ($level:expr) => {
+            tracing::event!(
+                $level,
+                request_id = id,
+                method = %req.method(),
+                route = route(req),
+                login = login_of(req, app),
+                status = status.as_u16(),
+                "request"
+            )
+        };
+    }
+    match status.is_server_error() {
+        true => tell!(Level::WARN),
+        false => tell!(Level::DEBUG),
     }
 }
 

@@ -18,14 +18,14 @@ use crate::program::{PASSWORD, Place, Server, pair, signal, until};
 use crate::realtime::{Wire, closed};
 
 /// A Redis of our own, which may be stopped.
-struct Redis {
+pub struct Redis {
     child: Child,
     port: u16,
     dir: TempDir,
 }
 
 impl Redis {
-    async fn start() -> Self {
+    pub async fn start() -> Self {
         let free = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
         let port = free.local_addr().expect("an address").port();
         drop(free);
@@ -57,7 +57,7 @@ impl Redis {
         .await;
     }
 
-    fn stop(&mut self) {
+    pub fn stop(&mut self) {
         signal(self.child.id(), "TERM");
         self.child.wait().expect("it ends");
     }
@@ -67,7 +67,7 @@ impl Redis {
         self.ready().await;
     }
 
-    fn url(&self) -> String {
+    pub fn url(&self) -> String {
         format!("redis://127.0.0.1:{}/", self.port)
     }
 }

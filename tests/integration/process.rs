@@ -14,7 +14,7 @@ use crate::program::{
     APP_KEY, OTHER_APP_KEY, PASSWORD, Place, Server, add_user, after, mode, pair, until,
 };
 
-fn place_on(backend: Backend) -> Place {
+pub fn place_on(backend: Backend) -> Place {
     let mut place = Place::new();
     for (name, value) in Installation::new(backend).settings {
         if !["GAPURA_DATA_DIR", "GAPURA_BIND", "GAPURA_PUBLIC_URL"].contains(&name.as_str()) {
@@ -179,20 +179,41 @@ fn every_command_has_help_and_fails_with_one_sentence() {
         "keys list",
         "keys rotate",
         "keys revoke",
+        "session",
+        "session list",
+        "session revoke",
+        "doctor",
+        "backup",
     ] {
         let mut words: Vec<&str> = command.split(' ').collect();
         words.push("--help");
         assert!(place.run(&words).done().contains("Usage"), "{command}");
     }
     let broken = Place::new().with("DATABASE_URL", "sqlite:///nowhere/at/all.db");
-    for command in ["serve", "migrate", "cleanup", "user list", "keys list"] {
+    for command in [
+        "serve",
+        "migrate",
+        "cleanup",
+        "user list",
+        "keys list",
+        "session list ada",
+        "backup copy.db",
+    ] {
         let words: Vec<&str> = command.split(' ').collect();
         broken.run(&words).refused();
     }
     let broken = Place::new()
         .with("GAPURA_APP_KEY", APP_KEY)
         .with("DATABASE_URL", "postgres://u@127.0.0.1:1/none");
-    for command in ["serve", "migrate", "cleanup", "user list", "keys list"] {
+    for command in [
+        "serve",
+        "migrate",
+        "cleanup",
+        "user list",
+        "keys list",
+        "session list ada",
+        "backup copy.db",
+    ] {
         let words: Vec<&str> = command.split(' ').collect();
         broken.run(&words).refused();
     }
@@ -545,8 +566,36 @@ async fn the_log_holds_no_secret_even_at_debug() {
         canaries.push("canary-query".to_owned());
         assert_eq!(server.refresh("canary-not-a-token").await.status(), 401);
         canaries.push("canary-not-a-token".to_owned());
+        // Where a token stands in a path by mistake, and where an id does by right.
+        let path = "/api/v1/sessions/canary-in-a-path";
+        assert_eq!(server.get_as(path, new).await.status(), 405);
+        assert_eq!(server.get("/canary-nowhere").await.status(), 404);
+        canaries.extend(["canary-in-a-path".to_owned(), "canary-nowhere".to_owned()]);
+        let list = place.run(&["session", "list", "admin"]).done();
+        let logins: Vec<_> = list
+            .lines()
+            .filter_map(|line| line.split(' ').next())
+            .collect();
+        assert_eq!(logins.len(), 2);
+        canaries.extend(logins.iter().map(|id| (*id).to_owned()));
+        let known: Vec<_> = logins
+            .iter()
+            .map(|id| gapura::login::log_name(id))
+            .collect();
+        let line_of = |log: &str, login: &str, route: &str| {
+            let mut lines = log
+                .lines()
+                .filter_map(|line| serde_json::from_str::<Value>(line).ok());
+            lines.any(|line| {
+                let fields = &line["fields"];
+                let is_that = fields["login"] == login && fields["route"] == route;
+                is_that && fields["status"] == 200 && fields["request_id"].is_string()
+            })
+        };
+        // By session and by JWT.
         until(Duration::from_secs(5), || async {
-            server.err.text().contains("/dashboard")
+            let log = server.err.text();
+            line_of(&log, &known[0], "/dashboard") && line_of(&log, &known[1], "/api/v1/me")
         })
         .await;
         let log = server.err.text();

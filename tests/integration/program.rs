@@ -33,6 +33,7 @@ impl Place {
         }
         .with("GAPURA_BIND", "127.0.0.1:0")
         .with("GAPURA_WORKERS", "2")
+        .with("GAPURA_METRICS_BIND", "off")
     }
 
     pub fn with(mut self, name: &str, value: &str) -> Self {

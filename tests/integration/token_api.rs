@@ -703,6 +703,7 @@ impl Process {
             .env("GAPURA_DATA_DIR", data_dir)
             .env("GAPURA_BIND", "127.0.0.1:0")
             .env("GAPURA_WORKERS", "2")
+            .env("GAPURA_METRICS_BIND", "off")
             // More often than thirty times a minute is what this is about.
             .env("GAPURA_RATE_LIMITS", "off")
             .env("GAPURA_ADMIN_USERNAME", "root")

@@ -360,6 +360,7 @@ fn spawn(dir: &TempDir, port: u16, settings: &[(String, String)]) -> Outcome<Pro
         .env("GAPURA_ADMIN_PASSWORD", PASSWORD)
         .env("GAPURA_RATE_LIMITS", "off")
         .env("GAPURA_LOG", "error")
+        .env("GAPURA_METRICS_BIND", "127.0.0.1:0")
         .envs(settings.iter().cloned())
         .stdout(Stdio::null())
         .current_dir(dir.path());

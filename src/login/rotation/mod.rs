@@ -222,6 +222,22 @@ pub enum Rotation {
     Unknown,
 }
 
+impl Rotation {
+    /// In a word, for the metrics.
+    pub fn outcome(&self, now: Timestamp) -> &'static str {
+        match self {
+            Self::Fresh(_) => "rotated",
+            Self::Newest(_) => "grace",
+            Self::Sibling(_) => "sibling",
+            Self::TooMany(_) => "too_many",
+            Self::Reused(login) if login.cause_of_end(now).is_some() => "ended",
+            Self::Reused(_) => "reused",
+            Self::Expired => "expired",
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
 /// Begins a line for a new login: its first token.
 ///
 /// # Errors

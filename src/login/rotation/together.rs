@@ -65,7 +65,7 @@ async fn work_off(db: Db, rules: Rules, mut waiting: mpsc::UnboundedReceiver<Wai
         if presented.is_empty() {
             continue;
         }
-        let advanced = db.read(move |conn| advance_together(conn, &presented, rules));
+        let advanced = db.at_once(move |conn| advance_together(conn, &presented, rules));
         match advanced.await {
             Ok(advanced) => {
                 for (reply, next) in replies.into_iter().zip(advanced) {

@@ -1,0 +1,556 @@
+//! `gapura doctor`: looks at everything that a server needs, changes nothing, and says of each fault
+//! what to do about it.
+
+use std::cmp::Ordering;
+use std::fmt;
+use std::net::IpAddr;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use actix_web::web::block;
+
+use super::say;
+use crate::audit;
+use crate::clock::{Clock, SystemClock, Timestamp};
+use crate::config::{Config, DatabaseUrl, is_open_to_others};
+use crate::db::{Db, upkeep};
+use crate::keys::{self, SigningKey};
+use crate::keystore::RedisStore;
+use crate::metrics::http::disk_free;
+use crate::vault::AppKeys;
+
+/// A signing key should not sign for longer than this.
+const KEY_AGE: Duration = Duration::from_secs(365 * 86_400);
+/// What a node grants another's clock (`nbf`, `iat`); beyond, tokens of one are refused by the other.
+const WORST_SKEW: Duration = Duration::from_secs(5);
+const SKEW: Duration = Duration::from_secs(1);
+/// Events from so far ahead were not just written by a node whose clock is a little fast.
+const FUTURE: Duration = Duration::from_secs(30);
+/// Space below which the next hours may fill the disk, and below which anything may.
+const LITTLE_SPACE: u64 = 1_000_000_000;
+const NO_SPACE: u64 = 100_000_000;
+
+/// How bad it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Good,
+    /// It works, but not as it should in earnest.
+    Doubtful,
+    Bad,
+}
+
+/// What was found.
+#[derive(Debug)]
+struct Finding(State, String);
+
+fn good(sentence: impl fmt::Display) -> Finding {
+    Finding(State::Good, sentence.to_string())
+}
+
+fn doubtful(sentence: impl fmt::Display) -> Finding {
+    Finding(State::Doubtful, sentence.to_string())
+}
+
+fn bad(sentence: impl fmt::Display) -> Finding {
+    Finding(State::Bad, sentence.to_string())
+}
+
+/// Prints what is found, and counts what is bad.
+#[derive(Default)]
+struct Report {
+    faults: usize,
+}
+
+impl Report {
+    fn add(
+        &mut self,
+        what: &str,
+        findings: impl IntoIterator<Item = Finding>,
+    ) -> Result<(), String> {
+        for Finding(state, sentence) in findings {
+            let word = match state {
+                State::Good => "ok",
+                State::Doubtful => "warn",
+                State::Bad => "FAIL",
+            };
+            self.faults += usize::from(state == State::Bad);
+            // Libraries tell some of their errors in several lines.
+            let sentence = sentence.split_whitespace().collect::<Vec<_>>().join(" ");
+            say(format_args!("{word:<5} {what}: {sentence}"))?;
+        }
+        Ok(())
+    }
+}
+
+/// Looks at everything; an error if something is bad.
+pub async fn run(config: &Config) -> Result<(), String> {
+    let mut report = Report::default();
+    report.add("settings", settings(config))?;
+    report.add("public URL", public_url(config))?;
+    report.add("files", files(config))?;
+    report.add("disk", disk_free(config).map(space))?;
+    let (findings, db) = database(config).await;
+    report.add("database", findings)?;
+    if let Some(db) = db {
+        report.add("keys", keys(config, &db).await)?;
+        report.add("clock", events(&db).await)?;
+    }
+    report.add("Redis", redis(config).await)?;
+    match report.faults {
+        0 => Ok(()),
+        1 => Err("one check failed".to_owned()),
+        faults => Err(format!("{faults} checks failed")),
+    }
+}
+
+fn settings(config: &Config) -> Vec<Finding> {
+    let mut found = Vec::new();
+    let set = config.shown.iter().filter(|shown| shown.2 != "default");
+    found.push(good(format_args!(
+        "{} are set, the others are defaults (`gapura config` shows all)",
+        set.count()
+    )));
+    if !config.rate_limits {
+        found.push(doubtful(
+            "GAPURA_RATE_LIMITS is off: passwords can be guessed as fast as the machine allows; remove it",
+        ));
+    }
+    if let Some(address) = config.metrics_bind
+        && !address.ip().is_loopback()
+    {
+        found.push(doubtful(format_args!(
+            "metrics are served at {address}: see to it that only Prometheus reaches it (GAPURA_METRICS_BIND)"
+        )));
+    }
+    found
+}
+
+fn public_url(config: &Config) -> Vec<Finding> {
+    let Some(url) = &config.public_url else {
+        return vec![doubtful(
+            "GAPURA_PUBLIC_URL is unset, so whatever a request says in `Host` is believed, and cookies are not `Secure`: set it before others can reach this server",
+        )];
+    };
+    let host = url.host_str().unwrap_or_default();
+    if !config.is_https() {
+        let ip = host.trim_matches(['[', ']']).parse::<IpAddr>();
+        let is_local = host == "localhost" || ip.is_ok_and(|ip| ip.is_loopback());
+        return vec![match is_local {
+            true => good(format_args!("{url} is on this machine alone")),
+            false => doubtful(format_args!(
+                "{url} is not https: cookies are not `Secure`, and passwords travel in clear; put a proxy with TLS before it and set GAPURA_PUBLIC_URL to its https address"
+            )),
+        }];
+    }
+    let session = crate::session::cookies::session_name(config);
+    let mut found = vec![good(format_args!(
+        "{url}; the session cookie is `{session}`, `Secure`"
+    ))];
+    if config.trusted_proxies.is_empty() {
+        found.push(doubtful(
+            "https needs a proxy in front, and none is in GAPURA_TRUSTED_PROXIES: everybody seems to come from its address, and shares its limits",
+        ));
+    }
+    found
+}
+
+/// The data directory, where one is used, and what lies in it.
+fn files(config: &Config) -> Vec<Finding> {
+    let dir = &config.data_dir;
+    let sqlite = match &config.database {
+        DatabaseUrl::Sqlite(file) => Some(file),
+        DatabaseUrl::Postgres(_) => None,
+    };
+    if config.grows_in().is_none() && !config.app_keys.is_empty() {
+        return vec![good("nothing is kept on this node")];
+    }
+    if !dir.exists() {
+        let sentence =
+            format_args!("{} is not there; the first start makes it", dir.display()).to_string();
+        return vec![doubtful(sentence)];
+    }
+    let mut found = Vec::new();
+    let inside = std::fs::read_dir(dir).map(|entries| {
+        let paths = entries.filter_map(|entry| Some(entry.ok()?.path()));
+        paths.filter(|path| path.is_file()).collect::<Vec<_>>()
+    });
+    let mut files = match inside {
+        Ok(files) => files,
+        Err(error) => return vec![bad(format_args!("{}: {error}", dir.display()))],
+    };
+    for suffix in ["", "-wal", "-shm"] {
+        let beside = sqlite.map(|file| PathBuf::from(format!("{}{suffix}", file.display())));
+        files.extend(beside.filter(|file| file.exists() && !file.starts_with(dir)));
+    }
+    files.sort();
+    let closed = |path: &Path, mode: &str| {
+        bad(format_args!(
+            "{} can be reached by others; run `chmod {mode} {0}`, and consider what is in it leaked",
+            path.display()
+        ))
+    };
+    if is_open_to_others(dir) {
+        found.push(closed(dir, "700"));
+    }
+    for path in files.iter().filter(|path| is_open_to_others(path)) {
+        found.push(closed(path, "600"));
+    }
+    for path in files.iter().chain([dir]) {
+        let wanted = rustix::fs::Access::READ_OK | rustix::fs::Access::WRITE_OK;
+        if rustix::fs::access(path, wanted).is_err() {
+            let owned = std::fs::metadata(path).map(|data| data.permissions().mode() & 0o777);
+            found.push(bad(format_args!(
+                "{} cannot be read and written by this user (mode {:o}); run this as the server's user, or `chown` it",
+                path.display(),
+                owned.unwrap_or_default()
+            )));
+        }
+    }
+    if found.is_empty() {
+        found.push(good(format_args!(
+            "{} and the {} files are their owner's alone",
+            dir.display(),
+            files.len()
+        )));
+    }
+    found
+}
+
+fn space(free: u64) -> Finding {
+    let megabytes = free / 1_000_000;
+    match free {
+        0..NO_SPACE => bad(format_args!(
+            "only {megabytes} MB are left, and logins stop when there is none: make room (`gapura cleanup` frees pages inside the file, not the disk)"
+        )),
+        NO_SPACE..LITTLE_SPACE => doubtful(format_args!("{megabytes} MB are left: make room soon")),
+        _ => good(format_args!("{megabytes} MB are left")),
+    }
+}
+
+/// What the database says, and a way to ask it more if it can be used.
+async fn database(config: &Config) -> (Vec<Finding>, Option<Db>) {
+    let mut found = Vec::new();
+    let url = config.database.clone();
+    if let DatabaseUrl::Sqlite(file) = &url {
+        let name = file.display();
+        if !file.exists() {
+            let had_one = config.data_dir.join("app.key").exists();
+            found.push(match had_one {
+                true => bad(format_args!(
+                    "{name} is gone, though its key is there: restore a copy, or look whether DATABASE_URL is right"
+                )),
+                false => doubtful(format_args!("{name} is not there; the first start makes it")),
+            });
+            return (found, None);
+        }
+        let path = file.clone();
+        let checked = block(move || upkeep::quick_check(&path)).await;
+        let checked = checked.map_err(|error| error.to_string()).flatten();
+        let broken = match checked {
+            Ok(findings) => findings.into_iter().next(),
+            Err(error) => Some(error),
+        };
+        if let Some(broken) = broken {
+            found.push(bad(format_args!(
+                "{name} is damaged: {broken}; stop the servers and restore a copy"
+            )));
+            return (found, None);
+        }
+    }
+    let began = SystemClock.now();
+    let asked = url.clone();
+    let condition = block(move || upkeep::examine(&asked)).await;
+    let condition = match condition.map_err(|error| error.to_string()).flatten() {
+        Ok(condition) => condition,
+        Err(error) => {
+            found.push(bad(format_args!(
+                "cannot be reached: {error}; look whether it runs, and at DATABASE_URL"
+            )));
+            return (found, None);
+        }
+    };
+    let version = &condition.version;
+    found.push(match &url {
+        DatabaseUrl::Sqlite(file) => good(format_args!("{version}, {} is whole", file.display())),
+        DatabaseUrl::Postgres(_) => good(format_args!("{version} answers")),
+    });
+    if condition.is_replica {
+        found.push(bad(
+            "it is a replica, which takes no changes: point DATABASE_URL at the primary",
+        ));
+    }
+    if !condition.is_durable {
+        found.push(doubtful(
+            "synchronous_commit is off: a power cut may bring ended logins back; set it to on",
+        ));
+    }
+    if let Some(theirs) = condition.clock() {
+        found.push(skew("the database", theirs, began));
+    }
+    let db = match Db::open(&url, 1) {
+        Ok(db) => db,
+        Err(error) => {
+            found.push(bad(error));
+            return (found, None);
+        }
+    };
+    match db.is_up_to_date().await {
+        Ok(true) => found.push(good("migrations are up to date")),
+        Ok(false) => {
+            found.push(bad(
+                "migrations are pending: run `gapura migrate`, or start a server, which does the same",
+            ));
+            return (found, None);
+        }
+        Err(error) => {
+            found.push(bad(error));
+            return (found, None);
+        }
+    }
+    (found, Some(db))
+}
+
+/// Compares a clock that was read since `began` with ours.
+fn skew(whose: &str, theirs: Timestamp, began: Timestamp) -> Finding {
+    // It was read somewhen between the two.
+    let now = SystemClock.now();
+    let off = match (theirs.cmp(&began), theirs.cmp(&now)) {
+        (Ordering::Less, _) => theirs.until(began),
+        (_, Ordering::Greater) => theirs.since(now),
+        _ => Duration::ZERO,
+    };
+    judge_skew(whose, off)
+}
+
+fn judge_skew(whose: &str, off: Duration) -> Finding {
+    let apart = format!(
+        "the clock of {whose} and this one are {:.1} s apart",
+        off.as_secs_f64()
+    );
+    if off > WORST_SKEW {
+        bad(format_args!(
+            "{apart}: nodes that disagree refuse each other's tokens; let NTP set both"
+        ))
+    } else if off > SKEW {
+        doubtful(format_args!("{apart}; let NTP set both"))
+    } else {
+        good(format_args!("the clock of {whose} agrees with this one"))
+    }
+}
+
+/// What has been written by a clock that is ahead of ours.
+async fn events(db: &Db) -> Vec<Finding> {
+    let latest = match db.read(audit::latest).await {
+        Ok(latest) => latest,
+        Err(error) => return vec![bad(error)],
+    };
+    let now = SystemClock.now();
+    vec![match latest {
+        Some(at) if at > now + FUTURE => bad(format_args!(
+            "the latest event is from {}, and here it is {}: this clock has gone back, or another node's is ahead; let NTP set them",
+            at.rfc3339(),
+            now.rfc3339()
+        )),
+        _ => good("nothing in the database is from the future"),
+    }]
+}
+
+async fn keys(config: &Config, db: &Db) -> Vec<Finding> {
+    let file = config.data_dir.join("app.key");
+    if config.app_keys.is_empty() && !file.exists() {
+        return vec![bad(format_args!(
+            "{} is gone: restore it, the database cannot be used without it",
+            file.display()
+        ))];
+    }
+    let app_keys = match AppKeys::load(config) {
+        Ok(app_keys) => app_keys,
+        Err(error) => return vec![bad(error)],
+    };
+    let now = SystemClock.now();
+    let lifetime = config.clocks.login_lifetime;
+    match keys::examine(db, app_keys, lifetime, now).await {
+        Ok(keys) => signing_keys(config, &keys, now),
+        Err(error) => vec![bad(error)],
+    }
+}
+
+fn signing_keys(config: &Config, keys: &[SigningKey], now: Timestamp) -> Vec<Finding> {
+    let Some(signer) = keys::signer(keys, |key| &key.entry, now) else {
+        return vec![doubtful(
+            "there is no signing key yet; the first start makes one",
+        )];
+    };
+    let (id, from) = (&signer.entry.id, signer.entry.signs_from);
+    let mut found = vec![good("the app key opens every key in the database")];
+    let age = now.since(from);
+    found.push(if from > now {
+        bad(format_args!(
+            "no signing key has begun to sign, {id} does at {}: is this clock right? If so, `gapura keys rotate`",
+            from.rfc3339()
+        ))
+    } else if age > KEY_AGE {
+        doubtful(format_args!(
+            "{id} has signed for {} days: run `gapura keys rotate`",
+            age.as_secs() / 86_400
+        ))
+    } else {
+        let retired = keys.iter().filter(|key| key.entry.signs_from < from);
+        let signs = format!("{id} ({}) signs", signer.entry.algorithm.name());
+        match retired.count() {
+            0 => good(signs),
+            1 => good(format_args!("{signs}, one that is retired still recognises")),
+            more => good(format_args!("{signs}, {more} that are retired still recognise")),
+        }
+    });
+    let newest = keys.first().map(|key| key.entry.algorithm);
+    if newest != Some(config.jwt_algorithm) {
+        found.push(doubtful(format_args!(
+            "GAPURA_JWT_ALGORITHM is {}, which no key signs by yet; the next start makes one",
+            config.jwt_algorithm.name()
+        )));
+    }
+    found
+}
+
+async fn redis(config: &Config) -> Vec<Finding> {
+    let Some(url) = &config.redis_url else {
+        return vec![match config.database {
+            DatabaseUrl::Sqlite(_) => good("not used; sessions are kept in the database file"),
+            DatabaseUrl::Postgres(_) => doubtful(
+                "not used, so sessions are kept on this node alone: set REDIS_URL before there is a second",
+            ),
+        }];
+    };
+    let began = SystemClock.now();
+    let examined = match RedisStore::open(url.expose(), 1) {
+        Ok(store) => store.examine().await,
+        Err(error) => Err(error),
+    };
+    let (clock, said) = match examined {
+        Ok(examined) => examined,
+        Err(error) => {
+            return vec![bad(format_args!(
+                "{error}; look whether it runs, and at REDIS_URL"
+            ))];
+        }
+    };
+    let mut found = vec![good(format_args!(
+        "{} answers",
+        said.get("redis_version")
+            .map_or_else(|| "it".to_owned(), |version| format!("version {version}"))
+    ))];
+    found.push(skew("Redis", clock, began));
+    found.extend(redis_settings(|name| said.get(name).map(String::as_str)));
+    found
+}
+
+/// What Redis tells of itself (`INFO`).
+fn redis_settings<'a>(said: impl Fn(&str) -> Option<&'a str>) -> Vec<Finding> {
+    let mut found = Vec::new();
+    if said("role") == Some("slave") {
+        found.push(bad(
+            "it is a replica, which takes no changes: point REDIS_URL at the primary",
+        ));
+    }
+    let policy = said("maxmemory_policy").unwrap_or("unknown");
+    let is_limited = said("maxmemory").is_some_and(|bytes| bytes != "0");
+    found.push(match (policy, is_limited) {
+        ("noeviction", _) => good("it never throws sessions away to make room (noeviction)"),
+        (_, true) => bad(format_args!(
+            "maxmemory-policy is {policy}: when it is full, people are logged out; run `redis-cli config set maxmemory-policy noeviction`, and put it into redis.conf"
+        )),
+        (_, false) => doubtful(format_args!(
+            "maxmemory-policy is {policy}, which would log people out once maxmemory is set: make it noeviction"
+        )),
+    });
+    found.push(match said("aof_enabled") {
+        Some("1") => good("it keeps an append-only file, so a restart logs nobody out"),
+        _ => doubtful(
+            "it keeps no append-only file: its restart logs browsers out (`appendonly yes` in redis.conf)",
+        ),
+    });
+    for (name, word) in [
+        ("aof_last_write_status", "append-only file"),
+        ("rdb_last_bgsave_status", "snapshot"),
+    ] {
+        if said(name).is_some_and(|status| status != "ok") {
+            found.push(bad(format_args!(
+                "its last {word} could not be written: look at its log and its disk"
+            )));
+        }
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn states(found: &[Finding]) -> Vec<State> {
+        found.iter().map(|finding| finding.0).collect()
+    }
+
+    #[test]
+    fn little_space_and_clocks_that_disagree_are_told() {
+        assert_eq!(space(5_000_000_000).0, State::Good);
+        assert_eq!(space(500_000_000).0, State::Doubtful);
+        assert_eq!(space(50_000_000).0, State::Bad);
+        for (seconds, state) in [(0, State::Good), (3, State::Doubtful), (6, State::Bad)] {
+            let off = Duration::from_secs(seconds);
+            assert_eq!(judge_skew("Redis", off).0, state, "{seconds}");
+        }
+        let now = SystemClock.now();
+        let hour = Duration::from_secs(3600);
+        assert_eq!(skew("Redis", now, now).0, State::Good);
+        assert_eq!(skew("Redis", now - hour, now).0, State::Bad);
+        assert_eq!(skew("Redis", now + hour, now).0, State::Bad);
+    }
+
+    #[test]
+    fn a_redis_that_loses_sessions_is_told() {
+        let judge = |said: &'static [(&str, &str)]| {
+            states(&redis_settings(|name| {
+                said.iter()
+                    .find(|known| known.0 == name)
+                    .map(|known| known.1)
+            }))
+        };
+        let (good, doubtful, bad) = (State::Good, State::Doubtful, State::Bad);
+        assert_eq!(
+            judge(&[
+                ("maxmemory", "0"),
+                ("maxmemory_policy", "noeviction"),
+                ("aof_enabled", "1")
+            ]),
+            [good, good]
+        );
+        assert_eq!(
+            judge(&[
+                ("maxmemory", "9"),
+                ("maxmemory_policy", "allkeys-lru"),
+                ("aof_enabled", "0")
+            ]),
+            [bad, doubtful]
+        );
+        assert_eq!(
+            judge(&[("maxmemory", "0"), ("maxmemory_policy", "volatile-ttl")]),
+            [doubtful, doubtful]
+        );
+        let failing = [
+            ("role", "slave"),
+            ("maxmemory_policy", "noeviction"),
+            ("aof_enabled", "1"),
+            ("aof_last_write_status", "err"),
+            ("rdb_last_bgsave_status", "err"),
+        ];
+        let found = redis_settings(|name| {
+            failing
+                .iter()
+                .find(|known| known.0 == name)
+                .map(|known| known.1)
+        });
+        assert_eq!(states(&found), [bad, good, good, bad, bad]);
+    }
+}

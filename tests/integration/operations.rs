@@ -1,0 +1,512 @@
+//! What an operator does beside servers that run: look at logins and end them, ask what is wrong, copy
+//! the database.
+
+use std::fs;
+use std::os::unix::fs::{FileExt, PermissionsExt};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use diesel::connection::SimpleConnection;
+use diesel::{Connection, PgConnection, SqliteConnection};
+use gapura::clock::{Clock, SystemClock};
+use serde_json::Value;
+
+use crate::faults::Redis;
+use crate::harness::Backend;
+use crate::process::place_on;
+use crate::program::{
+    APP_KEY, OTHER_APP_KEY, PASSWORD, Place, Server, add_user, mode, pair, until,
+};
+
+/// Within which a running server knows of what a command did.
+const SOON: Duration = Duration::from_millis(1500);
+
+async fn refuses(server: &Server, access: &str) {
+    until(SOON, || async {
+        server.get_as("/api/v1/me", access).await.status() == 401
+    })
+    .await;
+}
+
+#[actix_web::test]
+async fn logins_are_listed_and_ended_from_the_command_line_while_the_server_runs() {
+    for backend in Backend::ALL {
+        let place = place_on(backend).with("GAPURA_ADMIN_PASSWORD", PASSWORD);
+        let server = place.serve();
+        add_user(&place, "ada");
+        let listed = |of: &str| place.run(&["session", "list", of]).done();
+        let revoked = |of: &str| place.run(&["session", "revoke", of]).done();
+        assert_eq!(listed("ada"), "ada is signed in nowhere.\n");
+
+        let (first, first_refresh) = server.pair("ada", PASSWORD).await;
+        let (second, _) = server.pair("ada", PASSWORD).await;
+        let (admins, _) = server.pair("admin", PASSWORD).await;
+        assert_eq!(server.sign_in("ada", PASSWORD).await.status(), 303);
+        assert_eq!(server.get("/dashboard").await.status(), 200);
+        let list = listed("ada@example.org");
+        let kinds: Vec<_> = list
+            .lines()
+            .map(|line| line.split_whitespace().nth(1).expect("a kind"))
+            .collect();
+        assert_eq!(kinds, ["browser", "api", "api"], "{backend:?}: {list}");
+
+        // One, by its id; the others go on.
+        let id = list.lines().nth(2).expect("a third").split(' ').next();
+        let id = id.expect("an id");
+        assert_eq!(revoked(id), format!("Ended {id}.\n"));
+        refuses(&server, &first).await;
+        assert_eq!(server.refresh(&first_refresh).await.status(), 401);
+        assert_eq!(server.get_as("/api/v1/me", &second).await.status(), 200);
+        assert_eq!(revoked(id), format!("{id} was over already.\n"));
+        assert!(listed(id).contains("over: revoked"), "{}", listed(id));
+        assert_eq!(listed("ada").lines().count(), 2);
+
+        // All of a person, and nobody else's.
+        assert_eq!(revoked("ada"), "Ended 2 logins of ada.\n");
+        refuses(&server, &second).await;
+        assert_eq!(server.get("/dashboard").await.status(), 303);
+        assert_eq!(listed("ada"), "ada is signed in nowhere.\n");
+        let answer = server.get_as("/api/v1/audit", &admins).await;
+        let log: Value = answer.json().await.expect("JSON");
+        let events = log["data"].as_array().expect("a list");
+        let by_command =
+            |event: &&Value| event["kind"] == "login_ended" && event["device"] == "gapura command";
+        assert_eq!(events.iter().filter(by_command).count(), 3, "{log}");
+
+        // Everybody's.
+        let (third, _) = server.pair("ada", PASSWORD).await;
+        let told = place.run(&["session", "revoke", "--all"]).done();
+        assert_eq!(told, "Ended 2 logins.\n");
+        refuses(&server, &admins).await;
+        refuses(&server, &third).await;
+
+        for words in [
+            &["session", "list", "nobody"][..],
+            &["session", "revoke", "nobody"],
+        ] {
+            let sentence = place.run(words).refused();
+            assert!(sentence.contains("nobody"), "{sentence}");
+        }
+        for words in [
+            &["session", "revoke"][..],
+            &["session", "revoke", "ada", "--all"],
+        ] {
+            assert!(!place.run(words).good);
+        }
+    }
+}
+
+/// What the doctor said, and whether all was well.
+fn doctor(place: &Place) -> (bool, String) {
+    let told = place.run(&["doctor"]);
+    if !told.good {
+        assert!(told.err.contains("failed"), "{told:?}");
+        assert_eq!(told.err.trim_end().lines().count(), 1, "{told:?}");
+    }
+    for line in told.out.lines() {
+        let word = line.split_whitespace().next().expect("a word");
+        assert!(["ok", "warn", "FAIL"].contains(&word), "{line}");
+    }
+    for secret in [APP_KEY, OTHER_APP_KEY, PASSWORD, "hushhush"] {
+        assert!(
+            !told.out.contains(secret) && !told.err.contains(secret),
+            "{told:?}"
+        );
+    }
+    (told.good, told.out)
+}
+
+/// Asserts that the doctor finds just one fault, and says `words` of it.
+fn finds(place: &Place, words: &[&str]) {
+    let (good, out) = doctor(place);
+    let bad: Vec<_> = out
+        .lines()
+        .filter(|line| line.starts_with("FAIL"))
+        .collect();
+    assert!(!good && bad.len() == 1, "{words:?}: {out}");
+    for word in words {
+        assert!(bad[0].contains(word), "{word}: {out}");
+    }
+}
+
+/// Asserts that the doctor finds no fault, but warns with `words`.
+fn warns(place: &Place, words: &str) {
+    let (good, out) = doctor(place);
+    let warned = out
+        .lines()
+        .any(|line| line.starts_with("warn") && line.contains(words));
+    assert!(good && warned, "{words}: {out}");
+}
+
+fn executed(place: &Place, statement: &str) {
+    let known = place
+        .settings
+        .iter()
+        .find(|(name, _)| name == "DATABASE_URL");
+    match known.map(|(_, url)| url.as_str()) {
+        Some(url) if url.starts_with("postgres") => {
+            let mut conn = PgConnection::establish(url).expect("PostgreSQL answers");
+            conn.batch_execute(statement).expect("it is done");
+        }
+        _ => {
+            let file = place.path("data/gapura.db").display().to_string();
+            let mut conn = SqliteConnection::establish(&file).expect("the file opens");
+            conn.batch_execute(statement).expect("it is done");
+        }
+    }
+}
+
+fn chmod(path: &Path, mode: u32) {
+    fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("it is ours");
+}
+
+/// A place where a server has been, with nothing to find fault with.
+fn settled(backend: Backend) -> Place {
+    let place = place_on(backend)
+        .with("GAPURA_ADMIN_PASSWORD", PASSWORD)
+        .with("GAPURA_APP_KEY", APP_KEY)
+        .with("GAPURA_PUBLIC_URL", "http://localhost");
+    drop(place.serve());
+    place
+}
+
+#[actix_web::test]
+async fn the_doctor_finds_nothing_where_all_is_well_and_changes_nothing() {
+    let fresh = Place::new();
+    let (good, out) = doctor(&fresh);
+    assert!(good && out.contains("the first start makes it"), "{out}");
+    assert!(!fresh.path("data").exists());
+
+    for backend in Backend::ALL {
+        let place = settled(backend);
+        let server = place.serve();
+        let (good, out) = doctor(&place);
+        assert!(good, "{backend:?}: {out}");
+        let doubts: Vec<_> = out.lines().filter(|line| !line.starts_with("ok")).collect();
+        match backend {
+            Backend::Embedded => assert_eq!(doubts, [] as [&str; 0]),
+            // The tests' own keeps nothing.
+            Backend::Shared => assert!(doubts.len() == 1 && doubts[0].contains("append-only")),
+        }
+        for what in [
+            "settings",
+            "public URL",
+            "files",
+            "database",
+            "keys",
+            "clock",
+            "Redis",
+        ] {
+            assert!(out.contains(&format!("ok    {what}: ")), "{what}: {out}");
+        }
+        assert_eq!(server.token("admin", PASSWORD).await.status(), 200);
+    }
+}
+
+#[test]
+fn the_doctor_finds_each_fault_of_files_and_says_what_to_do() {
+    let place = settled(Backend::Embedded);
+    let data = place.path("data");
+    chmod(&data, 0o755);
+    finds(&place, &["data", "chmod 700"]);
+    chmod(&data, 0o700);
+    let file = data.join("gapura.db");
+    chmod(&file, 0o640);
+    finds(&place, &["gapura.db", "chmod 600"]);
+    // Files beside it are made after it.
+    for name in ["gapura.db", "gapura.db-wal", "gapura.db-shm"] {
+        chmod(&data.join(name), 0o600);
+    }
+    let (good, out) = doctor(&place);
+    assert!(good, "{out}");
+
+    // In the middle of the file, beyond its head.
+    let whole = fs::read(&file).expect("a file");
+    let page = fs::OpenOptions::new()
+        .write(true)
+        .open(&file)
+        .expect("a file");
+    page.write_all_at(&[0xA5; 4096], 8 * 4096).expect("written");
+    finds(&place, &["damaged", "restore a copy"]);
+    fs::write(&file, b"this is no database, and never was one").expect("written");
+    finds(&place, &["not a database", "restore a copy"]);
+    for gone in ["gapura.db", "gapura.db-wal", "gapura.db-shm"] {
+        let _ = fs::remove_file(data.join(gone));
+    }
+    let key = data.join("app.key");
+    fs::write(&key, format!("{APP_KEY}\n")).expect("written");
+    chmod(&key, 0o600);
+    finds(&place, &["is gone", "restore a copy"]);
+    fs::write(&file, whole).expect("written");
+    chmod(&file, 0o600);
+    let (good, out) = doctor(&place);
+    assert!(good, "{out}");
+}
+
+#[test]
+fn the_doctor_finds_each_fault_of_keys_clocks_and_migrations() {
+    for backend in Backend::ALL {
+        let mut place = settled(backend);
+        place = place.with("GAPURA_APP_KEY", OTHER_APP_KEY);
+        finds(&place, &["GAPURA_APP_KEY does not open the keys"]);
+        place = place.with("GAPURA_APP_KEY", APP_KEY);
+
+        let now = SystemClock.now().millis();
+        let (day, hour) = (86_400_000, 3_600_000);
+        let signs_from = |at: i64| {
+            executed(
+                &place,
+                &format!("UPDATE keys SET signs_from = {at} WHERE purpose = 'jwt'"),
+            );
+        };
+        signs_from(now - 400 * day);
+        warns(&place, "has signed for 400 days: run `gapura keys rotate`");
+        signs_from(now + day);
+        finds(&place, &["no signing key has begun", "clock"]);
+        signs_from(now - day);
+        place = place.with("GAPURA_JWT_ALGORITHM", "ES256");
+        warns(&place, "GAPURA_JWT_ALGORITHM is ES256");
+        place = place.with("GAPURA_JWT_ALGORITHM", "HS256");
+        place.run(&["keys", "rotate"]).done();
+        executed(
+            &place,
+            &format!(
+                "UPDATE keys SET signs_from = {} WHERE signs_from > {now}",
+                now - hour
+            ),
+        );
+        let (good, out) = doctor(&place);
+        assert!(
+            good && out.contains("one that is retired still recognises"),
+            "{out}"
+        );
+
+        executed(
+            &place,
+            &format!(
+                "INSERT INTO audit_events (id, at, kind) VALUES ('ffffffff-0000-7000-8000-000000000000', {}, 'login')",
+                now + hour
+            ),
+        );
+        finds(
+            &place,
+            &["this clock has gone back, or another node's is ahead"],
+        );
+        executed(&place, "DELETE FROM audit_events WHERE id LIKE 'ffffffff%'");
+
+        executed(
+            &place,
+            "DELETE FROM __diesel_schema_migrations WHERE version = \
+            (SELECT max(version) FROM __diesel_schema_migrations)",
+        );
+        finds(&place, &["migrations are pending", "gapura migrate"]);
+    }
+    // A key of its own that has gone.
+    let place = Place::new().with("GAPURA_ADMIN_PASSWORD", PASSWORD);
+    drop(place.serve());
+    let key = place.path("data/app.key");
+    chmod(&key, 0o604);
+    let (good, out) = doctor(&place);
+    assert!(
+        !good && out.contains("app.key") && out.contains("chmod 600"),
+        "{out}"
+    );
+    fs::remove_file(&key).expect("removed");
+    finds(&place, &["app.key is gone"]);
+}
+
+#[actix_web::test]
+async fn the_doctor_finds_what_is_wrong_with_servers_and_settings() {
+    let mut redis = Redis::start().await;
+    let place = settled(Backend::Shared).with("REDIS_URL", &redis.url());
+    let (good, out) = doctor(&place);
+    assert!(good && !out.contains("warn"), "{out}");
+    let told = |name: &str, value: &str| {
+        let mut conn = redis::Client::open(redis.url())
+            .unwrap()
+            .get_connection()
+            .unwrap();
+        redis::cmd("CONFIG")
+            .arg("SET")
+            .arg(name)
+            .arg(value)
+            .exec(&mut conn)
+            .unwrap();
+    };
+    told("maxmemory-policy", "allkeys-lru");
+    warns(&place, "maxmemory-policy is allkeys-lru");
+    told("maxmemory", "100mb");
+    finds(&place, &["maxmemory-policy is allkeys-lru", "noeviction"]);
+    told("maxmemory-policy", "noeviction");
+    told("appendonly", "no");
+    warns(&place, "append-only file");
+    redis.stop();
+    finds(&place, &["Redis", "look whether it runs, and at REDIS_URL"]);
+
+    let place = settled(Backend::Shared);
+    executed(
+        &place,
+        "DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET synchronous_commit = off', current_database()); END $$",
+    );
+    warns(&place, "synchronous_commit is off");
+    let away = place.with(
+        "DATABASE_URL",
+        "postgres://gapura:hushhush@127.0.0.1:1/gapura",
+    );
+    finds(
+        &away,
+        &["database", "look whether it runs, and at DATABASE_URL"],
+    );
+    let wrong = away.with(
+        "DATABASE_URL",
+        "postgres://gapura:hushhush@127.0.0.1:1/gapura?what=1",
+    );
+    finds(&wrong, &["database"]);
+
+    let place = settled(Backend::Embedded);
+    let place = place.with("GAPURA_PUBLIC_URL", "http://login.example.org");
+    warns(&place, "is not https");
+    let place = place.with("GAPURA_PUBLIC_URL", "https://login.example.org");
+    warns(&place, "GAPURA_TRUSTED_PROXIES");
+    let place = place.with("GAPURA_TRUSTED_PROXIES", "10.0.0.0/8");
+    let (good, out) = doctor(&place);
+    assert!(
+        good && !out.contains("warn") && out.contains("__Host-"),
+        "{out}"
+    );
+    warns(
+        &place.with("GAPURA_PUBLIC_URL", ""),
+        "GAPURA_PUBLIC_URL is unset",
+    );
+    let place = settled(Backend::Embedded).with("GAPURA_RATE_LIMITS", "off");
+    warns(&place, "GAPURA_RATE_LIMITS is off");
+    warns(
+        &place.with("GAPURA_METRICS_BIND", "0.0.0.0:9464"),
+        "metrics are served at 0.0.0.0:9464",
+    );
+}
+
+#[actix_web::test]
+async fn a_copy_made_while_the_server_writes_is_whole_and_takes_over() {
+    let place = Place::new()
+        .with("GAPURA_ADMIN_PASSWORD", PASSWORD)
+        .with("GAPURA_RATE_LIMITS", "off")
+        .with("GAPURA_PUBLIC_URL", "http://localhost");
+    let server = Arc::new(place.serve());
+    let (_, kept) = server.pair("admin", PASSWORD).await;
+    let (_, leaving) = server.pair("admin", PASSWORD).await;
+    let leaving_id = place.run(&["session", "list", "admin"]).done();
+    let leaving_id = leaving_id.split(' ').next().expect("an id").to_owned();
+    let enough = Arc::new(AtomicBool::new(false));
+    let refreshed = Arc::new(AtomicUsize::new(0));
+    let load: Vec<_> = (0..4)
+        .map(|_| {
+            let (server, enough) = (Arc::clone(&server), Arc::clone(&enough));
+            let refreshed = Arc::clone(&refreshed);
+            actix_web::rt::spawn(async move {
+                let (_, mut refresh) = server.pair("admin", PASSWORD).await;
+                while !enough.load(Ordering::SeqCst) {
+                    let answer = server.refresh(&refresh).await;
+                    assert_eq!(answer.status(), 200);
+                    (_, refresh) = pair(answer).await;
+                    refreshed.fetch_add(1, Ordering::SeqCst);
+                }
+            })
+        })
+        .collect();
+    until(Duration::from_secs(10), || async {
+        refreshed.load(Ordering::SeqCst) > 0
+    })
+    .await;
+    let before = refreshed.load(Ordering::SeqCst);
+    // A command blocks; the load goes on meanwhile only on another thread.
+    let place = Arc::new(place);
+    let copying = Arc::clone(&place);
+    let copied = actix_web::web::block(move || {
+        (0..5)
+            .map(|number| {
+                copying
+                    .run(&["backup", &format!("copy-{number}.db")])
+                    .done()
+            })
+            .collect::<Vec<_>>()
+    });
+    let copied = copied.await.expect("no panic");
+    assert!(
+        copied[0].starts_with("Copied the database to copy-0.db"),
+        "{copied:?}"
+    );
+    assert!(copied[0].contains("app.key"), "{copied:?}");
+    assert_eq!(mode(&place.path("copy-4.db")), 0o600);
+    enough.store(true, Ordering::SeqCst);
+    for client in load {
+        client.await.expect("no failed request");
+    }
+    assert!(refreshed.load(Ordering::SeqCst) > before);
+    // What comes after the copy is not in it.
+    place.run(&["session", "revoke", &leaving_id]).done();
+    assert_eq!(server.sign_in("admin", PASSWORD).await.status(), 303);
+    drop(server);
+    assert!(doctor(&place).0);
+
+    for number in 0..5 {
+        let other = Place::new().with("GAPURA_PUBLIC_URL", "http://localhost");
+        fs::create_dir(other.path("data")).expect("made");
+        chmod(&other.path("data"), 0o700);
+        for (from, to) in [
+            (format!("copy-{number}.db"), "gapura.db"),
+            ("data/app.key".to_owned(), "app.key"),
+        ] {
+            fs::copy(place.path(&from), other.path("data").join(to)).expect("copied");
+        }
+        let (good, out) = doctor(&other);
+        assert!(good, "{out}");
+        let restored = other.serve();
+        assert_eq!(restored.refresh(&kept).await.status(), 200);
+        // The copy does not know better: hence `session revoke --all` in the runbook.
+        assert_eq!(restored.refresh(&leaving).await.status(), 200);
+        other.run(&["session", "revoke", "--all"]).done();
+        assert_eq!(restored.refresh(&leaving).await.status(), 401);
+        assert_eq!(restored.token("admin", PASSWORD).await.status(), 200);
+    }
+}
+
+#[test]
+fn a_copy_that_cannot_be_made_leaves_nothing_behind() {
+    let place = settled(Backend::Embedded);
+    fs::write(place.path("taken.db"), b"mine").expect("written");
+    assert!(
+        place
+            .run(&["backup", "taken.db"])
+            .refused()
+            .contains("taken.db")
+    );
+    assert_eq!(fs::read(place.path("taken.db")).expect("a file"), b"mine");
+    place.run(&["backup", "nowhere/copy.db"]).refused();
+    // Found only once it has begun.
+    executed(&place, "PRAGMA wal_checkpoint(TRUNCATE)");
+    let page = fs::OpenOptions::new()
+        .write(true)
+        .open(place.path("data/gapura.db"));
+    page.expect("a file")
+        .write_all_at(&[0xA5; 20 * 4096], 4096)
+        .expect("written");
+    place.run(&["backup", "copy.db"]).refused();
+    assert!(!place.path("copy.db").exists());
+    let none = Place::new();
+    assert!(
+        none.run(&["backup", "copy.db"])
+            .refused()
+            .contains("there is no database")
+    );
+    assert!(!none.path("data").exists() && !none.path("copy.db").exists());
+    let shared = place_on(Backend::Shared).with("GAPURA_APP_KEY", APP_KEY);
+    assert!(
+        shared
+            .run(&["backup", "copy.db"])
+            .refused()
+            .contains("pg_dump")
+    );
+}
