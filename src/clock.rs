@@ -12,6 +12,7 @@ use diesel::serialize::{self, Output, ToSql};
 use diesel::sql_types::BigInt;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
+use tokio::time::Instant;
 
 /// A moment in UTC, in whole milliseconds since 1970. Stored as a number, so that both databases
 /// keep the same precision and compare alike. Serialises as RFC 3339.
@@ -141,6 +142,47 @@ impl Clock for SystemClock {
     }
 }
 
+/// The wall clock as a server goes by it: never backwards, or what had expired would live again.
+/// Where the wall clock was set back, time goes on at half its pace until the wall clock has caught
+/// up: nothing lives longer than by the wall clock, no limit stands still, and two hours too many are
+/// forgotten within four.
+pub struct SteadyClock {
+    started: Instant,
+    /// The most that the wall clock has ever been ahead of half the time since the start.
+    ahead: AtomicI64,
+}
+
+impl SteadyClock {
+    /// A clock that goes on from `mark`, the latest time told before a restart, if that is known.
+    pub fn resume(mark: Option<Timestamp>) -> Self {
+        Self {
+            started: Instant::now(),
+            ahead: AtomicI64::new(mark.map_or(i64::MIN, Timestamp::millis)),
+        }
+    }
+
+    fn told(&self, wall: Timestamp, since_start: Duration) -> Timestamp {
+        let half = i64::try_from(since_start.as_millis() / 2).unwrap_or(i64::MAX);
+        let ahead = wall.millis().saturating_sub(half);
+        let most = self.ahead.load(Ordering::Relaxed);
+        if ahead > most {
+            self.ahead.fetch_max(ahead, Ordering::Relaxed);
+        }
+        Timestamp(most.max(ahead).saturating_add(half))
+    }
+
+    /// How far the wall clock is behind; zero where it is right.
+    pub fn wall_is_behind(&self) -> Duration {
+        SystemClock.now().until(self.now())
+    }
+}
+
+impl Clock for SteadyClock {
+    fn now(&self) -> Timestamp {
+        self.told(SystemClock.now(), self.started.elapsed())
+    }
+}
+
 /// A clock that stands still until it is told to move: for tests.
 #[derive(Debug)]
 pub struct FakeClock(AtomicI64);
@@ -165,5 +207,38 @@ impl FakeClock {
 impl Clock for FakeClock {
     fn now(&self) -> Timestamp {
         Timestamp(self.0.load(Ordering::SeqCst))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HOUR: Duration = Duration::from_secs(3600);
+
+    #[test]
+    fn a_steady_clock_is_the_wall_clock_until_that_is_set_back() {
+        let noon = Timestamp::from_seconds(1_763_700_000);
+        let clock = SteadyClock::resume(None);
+        let after = |hours: u32| hours * HOUR;
+        assert_eq!(clock.told(noon, after(0)), noon);
+        assert_eq!(clock.told(noon + HOUR, after(1)), noon + HOUR);
+        // Two hours forth, an hour later back.
+        assert_eq!(clock.told(noon + 4 * HOUR, after(2)), noon + 4 * HOUR);
+        assert_eq!(clock.told(noon + 5 * HOUR, after(3)), noon + 5 * HOUR);
+        assert_eq!(clock.told(noon + 3 * HOUR, after(3)), noon + 5 * HOUR);
+        assert_eq!(clock.told(noon + 5 * HOUR, after(5)), noon + 6 * HOUR);
+        assert_eq!(clock.told(noon + 7 * HOUR, after(7)), noon + 7 * HOUR);
+        assert_eq!(clock.told(noon + 8 * HOUR, after(8)), noon + 8 * HOUR);
+    }
+
+    #[test]
+    fn a_steady_clock_goes_on_where_it_was_before_a_restart() {
+        let noon = Timestamp::from_seconds(1_763_700_000);
+        let clock = SteadyClock::resume(Some(noon + 2 * HOUR));
+        assert_eq!(clock.told(noon, Duration::ZERO), noon + 2 * HOUR);
+        assert_eq!(clock.told(noon + 4 * HOUR, 4 * HOUR), noon + 4 * HOUR);
+        let clock = SteadyClock::resume(Some(noon));
+        assert_eq!(clock.told(noon + HOUR, Duration::ZERO), noon + HOUR);
     }
 }

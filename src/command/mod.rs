@@ -4,6 +4,7 @@ mod backup;
 pub mod cleanup;
 mod doctor;
 mod keys;
+mod mark;
 mod migrate;
 mod serve;
 pub mod server;

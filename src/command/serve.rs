@@ -7,11 +7,11 @@ use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use tracing_subscriber::EnvFilter;
 
+use super::mark::Mark;
 use super::{migrate, say, server, user};
 use crate::account::password::{self, normalise};
 use crate::account::{self, Role, User};
 use crate::app::App;
-use crate::clock::SystemClock;
 use crate::config::Config;
 use crate::i18n::Lang;
 use crate::metrics;
@@ -26,7 +26,9 @@ pub async fn run(config: Config) -> Result<(), String> {
             "GAPURA_RATE_LIMITS is off: passwords can be guessed as fast as the machine allows"
         );
     }
-    let app = App::start(config, Arc::new(SystemClock)).await?;
+    let mark = Mark::of(&config.data_dir);
+    let app = App::start(config, Arc::new(mark.clock())).await?;
+    actix_web::rt::spawn(mark.clone().keep(Arc::clone(&app.clock)));
     // The port before the administrator: a password made by a start that fails would be lost.
     let running = server::bind(app, server::Signals::Heed)?;
     let metrics = running.app.config.metrics_bind;
@@ -59,6 +61,7 @@ pub async fn run(config: Config) -> Result<(), String> {
     if let Err(error) = figures.await {
         tracing::warn!(%error, "the day's last figures could not be written down");
     }
+    mark.write(running.app.clock.now());
     served.map_err(|error| error.to_string())
 }
 

@@ -14,8 +14,10 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::time::Instant;
 
 use crate::harness::{Backend, Installation};
+use crate::killed::{browser, form_token, is_in, log_out, sign_in};
 use crate::program::{PASSWORD, Place, Server, pair, signal, until};
 use crate::realtime::{Wire, closed};
+use crate::token_api::claims_of;
 
 /// A Redis of our own, which may be stopped.
 pub struct Redis {
@@ -80,7 +82,7 @@ impl Drop for Redis {
 }
 
 /// Asks nobody: a JWT is all it needs.
-const TOKEN_STATUS: &str = "/api/v1/auth/token-status";
+pub const TOKEN_STATUS: &str = "/api/v1/auth/token-status";
 
 pub const OPEN: u8 = 0;
 pub const HANGING: u8 = 1;
@@ -136,7 +138,7 @@ async fn forward(mut client: TcpStream, target: String, state: Arc<AtomicU8>) {
     }
 }
 
-async fn timed(work: impl Future<Output = Response>) -> (Response, Duration) {
+pub async fn timed(work: impl Future<Output = Response>) -> (Response, Duration) {
     let began = Instant::now();
     let answer = work.await;
     (answer, began.elapsed())
@@ -154,7 +156,7 @@ async fn unavailable(what: &str, limit: Duration, work: impl Future<Output = Res
     );
 }
 
-fn shared() -> Place {
+pub fn shared() -> Place {
     let mut place = Place::new().with("GAPURA_ADMIN_PASSWORD", PASSWORD);
     for (name, value) in Installation::new(Backend::Shared).settings {
         if !["GAPURA_DATA_DIR", "GAPURA_BIND", "GAPURA_PUBLIC_URL"].contains(&name.as_str()) {
@@ -164,6 +166,13 @@ fn shared() -> Place {
     place
 }
 
+/// Starts a server while this thread carries what its database or its Redis says.
+async fn serve_beside(place: &Arc<Place>) -> Server {
+    let place = Arc::clone(place);
+    let served = actix_web::web::block(move || place.serve()).await;
+    served.expect("a thread")
+}
+
 async fn parts(server: &Server) -> Value {
     server.get("/readyz").await.json().await.expect("JSON")
 }
@@ -171,15 +180,20 @@ async fn parts(server: &Server) -> Value {
 #[actix_web::test]
 async fn without_redis_tokens_go_on_sessions_wait_and_limits_hold() {
     let mut redis = Redis::start().await;
-    let server = shared().with("REDIS_URL", &redis.url()).serve();
+    let network = Proxy::before(format!("127.0.0.1:{}", redis.port)).await;
+    let through = format!("redis://127.0.0.1:{}/", network.port);
+    let place = Arc::new(shared().with("REDIS_URL", &through));
+    let server = serve_beside(&place).await;
     let (access, _) = server.pair("admin", PASSWORD).await;
     assert_eq!(server.sign_in("admin", PASSWORD).await.status(), 303);
     assert_eq!(server.get("/dashboard").await.status(), 200);
     let second = Duration::from_secs(1);
-    for fault in ["STOP", "gone"] {
+    for fault in ["stopped", "cut off", "out of reach", "gone"] {
         match fault {
-            "gone" => redis.stop(),
-            _ => signal(redis.child.id(), fault),
+            "stopped" => signal(redis.child.id(), "STOP"),
+            "cut off" => network.set(CUT),
+            "out of reach" => network.set(HANGING),
+            _ => redis.stop(),
         }
         unavailable(fault, second, server.get("/dashboard")).await;
         unavailable(fault, second, server.get("/dashboard")).await;
@@ -203,9 +217,11 @@ async fn without_redis_tokens_go_on_sessions_wait_and_limits_hold() {
                 .parse()
                 .unwrap();
             assert!((30..=60).contains(&seconds), "{seconds}");
-            redis.return_().await;
-        } else {
-            signal(redis.child.id(), "CONT");
+        }
+        match fault {
+            "stopped" => signal(redis.child.id(), "CONT"),
+            "gone" => redis.return_().await,
+            _ => network.set(OPEN),
         }
         let took = until(Duration::from_secs(10), || async {
             server.get("/dashboard").await.status() == 200
@@ -254,19 +270,20 @@ async fn without_the_database_nobody_is_logged_out_and_no_end_is_missed() {
     let target = format!("{}:{}", url.host_str().unwrap(), url.port().unwrap());
     let proxy = Proxy::before(target.clone()).await;
     let through = address.replace(&target, &format!("127.0.0.1:{}", proxy.port));
+    // Commands reach the database all the same.
+    let (dir, settings) = (TempDir::new().unwrap(), place.settings.clone());
+    let elsewhere = Place { dir, settings };
     let place = place
         .with("DATABASE_URL", &through)
         .with("GAPURA_REVOCATION_MAX_LAG", "4s");
-    // It serves while this thread carries its database's answers.
     let place = Arc::new(place);
-    let starting = Arc::clone(&place);
-    let server = actix_web::web::block(move || starting.serve())
-        .await
-        .expect("a thread");
+    let server = serve_beside(&place).await;
     let (access, mut refresh) = server.pair("admin", PASSWORD).await;
     assert_eq!(server.sign_in("admin", PASSWORD).await.status(), 303);
     let limit = Duration::from_secs(2);
     for fault in [CUT, HANGING] {
+        let (ending, token_of_ending) = server.pair("admin", PASSWORD).await;
+        let (ended_elsewhere, _) = server.pair("admin", PASSWORD).await;
         proxy.set(fault);
         let what = format!("{fault}");
         until(Duration::from_secs(5), || async {
@@ -277,6 +294,14 @@ async fn without_the_database_nobody_is_logged_out_and_no_end_is_missed() {
         assert_eq!(answer.status(), 200, "{what}");
         unavailable(&what, limit, server.refresh(&refresh)).await;
         unavailable(&what, limit, server.token("admin", PASSWORD)).await;
+        // An end that cannot be written down is no end, and is not told as one.
+        let logout = async { log_out(&server, &ending).send().await.expect("an answer") };
+        unavailable(&what, limit, logout).await;
+        let id = claims_of(&ended_elsewhere)["sid"]
+            .as_str()
+            .unwrap()
+            .to_owned();
+        elsewhere.run(&["session", "revoke", &id]).done();
         // What it knows of ended logins grows too old to be trusted.
         let took = until(Duration::from_secs(8), || async {
             server.get_as(TOKEN_STATUS, &access).await.status() == 503
@@ -287,6 +312,14 @@ async fn without_the_database_nobody_is_logged_out_and_no_end_is_missed() {
         wire.authenticate(&access).await;
         assert_eq!(wire.hear().await, closed(1013, "unavailable"), "{what}");
         proxy.set(OPEN);
+        // Whatever it answers from here on, it knows of that end or that it does not know.
+        until(Duration::from_secs(15), || async {
+            let status = server.get_as(TOKEN_STATUS, &ended_elsewhere).await;
+            let body = status.text().await.unwrap();
+            assert!(!body.contains("\"valid\":true"), "{what}: {body}");
+            body.contains("\"valid\":false")
+        })
+        .await;
         let took = until(Duration::from_secs(15), || async {
             server.get("/readyz").await.status() == 200
         })
@@ -301,6 +334,8 @@ async fn without_the_database_nobody_is_logged_out_and_no_end_is_missed() {
         let answer = server.refresh(&refresh).await;
         assert_eq!(answer.status(), 200, "{what}");
         refresh = pair(answer).await.1;
+        let answer = server.refresh(&token_of_ending).await;
+        assert_eq!(answer.status(), 200, "{what}");
     }
 }
 
@@ -337,6 +372,13 @@ async fn on_a_full_disk_logins_wait_and_tokens_stay_good() {
     let place = place.with("GAPURA_DATA_DIR", &disk.0.path().display().to_string());
     let server = place.serve();
     let (access, refresh) = server.pair("admin", PASSWORD).await;
+    let [staying, leaving] = [browser(), browser()];
+    for person in [&staying, &leaving] {
+        let answer = sign_in(&server, person).await.send().await;
+        assert_eq!(answer.unwrap().status(), 303);
+        assert!(is_in(&server, person).await);
+    }
+    let csrf = form_token(&leaving, &format!("{}/dashboard", server.url)).await;
     let filler = disk.0.path().join("filler");
     let mut file = std::fs::File::create(&filler).unwrap();
     let full = std::io::copy(&mut std::io::repeat(7), &mut file);
@@ -352,6 +394,12 @@ async fn on_a_full_disk_logins_wait_and_tokens_stay_good() {
         unavailable("refresh", limit, server.refresh(&refresh)).await;
         unavailable("form", limit, server.sign_in("admin", PASSWORD)).await;
         assert_eq!(server.get_as(TOKEN_STATUS, &access).await.status(), 200);
+        // Sessions go on in memory.
+        assert!(is_in(&server, &staying).await);
+        let form = leaving.post(format!("{}/logout", server.url));
+        let form = form.form(&[("csrf_token", &csrf)]).send();
+        unavailable("logout", limit, async { form.await.unwrap() }).await;
+        assert!(is_in(&server, &leaving).await, "not told, not done");
     }
     std::fs::remove_file(&filler).unwrap();
     drop(file);
@@ -362,28 +410,42 @@ async fn on_a_full_disk_logins_wait_and_tokens_stay_good() {
     assert_eq!(server.refresh(&refresh).await.status(), 200);
     assert_eq!(server.sign_in("admin", PASSWORD).await.status(), 303);
     assert_eq!(server.get("/dashboard").await.status(), 200);
+    assert!(is_in(&server, &staying).await);
+    let form = leaving.post(format!("{}/logout", server.url));
+    let form = form.form(&[("csrf_token", &csrf)]).send().await;
+    assert_eq!(form.unwrap().status(), 303);
+    assert!(!is_in(&server, &leaving).await);
 }
 
 #[actix_web::test]
 async fn two_hundred_at_once_meet_no_locked_database() {
     let place = Place::new().with("GAPURA_ADMIN_PASSWORD", PASSWORD);
     let server = Arc::new(place.serve());
-    let (_, refresh) = server.pair("admin", PASSWORD).await;
-    let work = (0..200).map(|number| {
-        let (server, refresh) = (Arc::clone(&server), refresh.clone());
-        actix_web::rt::spawn(async move {
-            let answer = match number % 2 {
-                0 => server.token("admin", PASSWORD).await,
-                _ => server.refresh(&refresh).await,
-            };
-            (number, answer.status().as_u16())
-        })
-    });
-    for one in work.collect::<Vec<_>>() {
-        let (number, status) = one.await.expect("an answer");
-        // More logins than may wait for a core are told to come back.
-        let queued = number % 2 == 0 && status == 503;
-        assert!(status == 200 || queued, "{number}: {status}");
+    let mut held = Vec::new();
+    for _ in 0..20 {
+        held.push(server.pair("admin", PASSWORD).await.1);
+    }
+    for _ in 0..3 {
+        let work = (0..400).map(|number| {
+            let (server, refresh) = (Arc::clone(&server), held[number % 20].clone());
+            actix_web::rt::spawn(async move {
+                let answer = match number / 20 % 2 {
+                    0 => server.token("admin", PASSWORD).await,
+                    _ => server.refresh(&refresh).await,
+                };
+                (number, answer)
+            })
+        });
+        for one in work.collect::<Vec<_>>() {
+            let (number, answer) = one.await.expect("an answer");
+            let (is_login, status) = (number / 20 % 2 == 0, answer.status());
+            // More logins than may wait for a core are told to come back.
+            let queued = is_login && status == 503;
+            assert!(status == 200 || queued, "{number}: {status}");
+            if !is_login {
+                held[number % 20] = pair(answer).await.1;
+            }
+        }
     }
     let log = server.err.text();
     assert!(!log.contains("locked"), "{log}");

@@ -123,7 +123,7 @@ async fn only_a_page_that_a_person_opened_is_activity() {
 }
 
 /// The block of the README that begins with that comment, with other addresses put in.
-fn from_readme(first_line: &str, addresses: &[(&str, &str)]) -> String {
+pub fn from_readme(first_line: &str, addresses: &[(&str, &str)]) -> String {
     let readme = include_str!("../../README.md");
     let (_, rest) = readme.split_once(first_line).expect("the block is there");
     let (block, _) = rest.split_once("```").expect("it ends");
@@ -138,10 +138,10 @@ fn free_port() -> u16 {
     listener.local_addr().expect("an address").port()
 }
 
-struct Nginx {
+pub struct Nginx {
     process: Child,
-    url: String,
-    _dir: TempDir,
+    pub url: String,
+    dir: TempDir,
 }
 
 impl Drop for Nginx {
@@ -154,7 +154,6 @@ impl Drop for Nginx {
 impl Nginx {
     /// In front of an application that says whom it believes to be talking to.
     async fn start(app: &TestApp) -> Self {
-        let dir = TempDir::new().expect("a directory");
         let (front, behind) = (free_port(), free_port());
         let (application, gapura) = (
             format!("127.0.0.1:{behind}"),
@@ -165,16 +164,23 @@ impl Nginx {
             ("127.0.0.1:8080", &gapura),
         ];
         let locations = from_readme("# nginx, inside `server`", &addresses);
+        let servers = format!(
+            "server {{ listen 127.0.0.1:{front}; {locations} }}
+             server {{ listen {application}; location / {{ return 200 \"$http_x_auth_username $http_x_auth_role\"; }} }}"
+        );
+        Self::serve(front, &servers).await
+    }
+
+    /// What serves those `servers`, one of them on port `front`.
+    pub async fn serve(front: u16, servers: &str) -> Self {
+        let dir = TempDir::new().expect("a directory");
         let path = dir.path().display();
         let temporary = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
             .map(|name| format!("{name}_temp_path {path}/{name};"))
             .concat();
         let config = format!(
             "daemon off; master_process off; pid {path}/pid; error_log {path}/error.log; events {{}}
-             http {{ access_log off; {temporary}
-               server {{ listen 127.0.0.1:{front}; {locations} }}
-               server {{ listen {application}; location / {{ return 200 \"$http_x_auth_username $http_x_auth_role\"; }} }}
-             }}"
+             http {{ access_log off; {temporary} {servers} }}"
         );
         std::fs::write(dir.path().join("nginx.conf"), config).expect("written");
         let nginx = std::env::var("GAPURA_TEST_NGINX").expect("run tests/run");
@@ -184,7 +190,9 @@ impl Nginx {
             .expect("nginx starts");
         let url = format!("http://127.0.0.1:{front}");
         let began = tokio::time::Instant::now();
-        while app.http.get(&url).send().await.is_err() {
+        let http = reqwest::Client::builder().redirect(reqwest::redirect::Policy::none());
+        let http = http.build().expect("a client");
+        while http.get(&url).send().await.is_err() {
             let ended = process.try_wait().expect("a process");
             let log = std::fs::read_to_string(dir.path().join("error.log")).unwrap_or_default();
             assert!(
@@ -193,11 +201,12 @@ impl Nginx {
             );
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
-        Self {
-            process,
-            url,
-            _dir: dir,
-        }
+        Self { process, url, dir }
+    }
+
+    /// What it complained of.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.dir.path().join("error.log")).unwrap_or_default()
     }
 }
 

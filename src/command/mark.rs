@@ -1,0 +1,76 @@
+//! The latest time that a server has told, kept in the data dir: should the wall clock be set back and
+//! the server be started anew, what had expired stays so.
+
+use std::fs::{self, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::clock::{Clock, SteadyClock, Timestamp};
+
+/// How often it is written: what expired since then, only a crash forgets.
+const WRITE_EVERY: Duration = Duration::from_secs(5);
+/// So much a machine's clock is set right by, now and then.
+const USUAL: Duration = Duration::from_secs(5);
+
+/// The mark of one data dir.
+#[derive(Clone)]
+pub struct Mark(PathBuf);
+
+impl Mark {
+    /// The mark in that data dir. Where there is no such directory, since nothing is kept on this node,
+    /// no mark is kept either.
+    pub fn of(data_dir: &Path) -> Self {
+        Self(data_dir.join("clock"))
+    }
+
+    /// The clock to go by.
+    pub fn clock(&self) -> SteadyClock {
+        let text = fs::read_to_string(&self.0).ok();
+        let millis = text.and_then(|text| text.trim().parse().ok());
+        let clock = SteadyClock::resume(millis.map(Timestamp::from_millis));
+        let behind = clock.wall_is_behind();
+        if behind > USUAL {
+            tracing::warn!(
+                file = %self.0.display(),
+                "the clock of this machine is {} s behind what it was before; until it has caught up, time goes on \
+                 from there at half its pace. If what it was before was wrong by far, stop the server and remove the file",
+                behind.as_secs()
+            );
+        }
+        clock
+    }
+
+    /// Writes down the time for as long as the process lives.
+    pub async fn keep(self, clock: Arc<dyn Clock>) {
+        loop {
+            self.write(clock.now());
+            tokio::time::sleep(WRITE_EVERY).await;
+        }
+    }
+
+    /// Writes down the time.
+    pub fn write(&self, now: Timestamp) {
+        if let Err(error) = self.replace(now) {
+            tracing::debug!(%error, "the time could not be kept");
+        }
+    }
+
+    /// All or nothing: half a number would be another time.
+    fn replace(&self, now: Timestamp) -> io::Result<()> {
+        let draft = self.0.with_extension(std::process::id().to_string());
+        let mut new = OpenOptions::new();
+        let mut file = new
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(&draft)?;
+        let written = writeln!(file, "{}", now.millis());
+        written
+            .and_then(|()| fs::rename(&draft, &self.0))
+            .inspect_err(|_| drop(fs::remove_file(&draft)))
+    }
+}

@@ -1,0 +1,258 @@
+//! Refresh tokens that PostgreSQL exchanges together, where something goes wrong in the middle.
+
+use std::future::ready;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use reqwest::Response;
+use tokio::time::Instant;
+
+use crate::faults::{TOKEN_STATUS, shared, timed};
+use crate::postgres::{Postgres, SomebodyElse};
+use crate::program::{PASSWORD, Place, Server, pair, until};
+use crate::token_api::claims_of;
+
+/// A slow machine is given a little more.
+const SOME: Duration = Duration::from_millis(400);
+const TOLD_WITHIN: Duration = Duration::from_secs(2);
+const BACK_WITHIN: Duration = Duration::from_secs(5);
+
+/// Where tokens of any age are exchanged together: within a minute of their making they are counted
+/// one by one elsewhere.
+fn place() -> Place {
+    shared().with("GAPURA_RATE_LIMITS", "off")
+}
+
+async fn log_in(server: &Server, times: usize) -> Vec<(String, String)> {
+    let mut pairs = Vec::new();
+    for _ in 0..times {
+        pairs.push(server.pair("admin", PASSWORD).await);
+    }
+    pairs
+}
+
+async fn present(server: &Server, pairs: &[(String, String)]) -> Vec<(Response, Duration)> {
+    join_all(pairs.iter().map(|(_, token)| timed(server.refresh(token)))).await
+}
+
+/// 503 in time, with a word on when to come back.
+fn told(answer: &(Response, Duration)) {
+    let (answer, took) = answer;
+    assert_eq!(answer.status(), 503);
+    assert!(answer.headers().contains_key("retry-after"));
+    assert!(*took < TOLD_WITHIN + SOME, "{took:?}");
+}
+
+async fn all_go_on(server: &Server, pairs: &mut [(String, String)]) {
+    for held in pairs {
+        let answer = server.refresh(&held.1).await;
+        assert_eq!(answer.status(), 200);
+        *held = pair(answer).await;
+    }
+}
+
+#[actix_web::test]
+async fn while_postgresql_hangs_all_are_told_in_time_and_all_go_on_after_it() {
+    let postgres = Postgres::start().await;
+    let place = place()
+        .with("DATABASE_URL", &postgres.url())
+        .with("GAPURA_REVOCATION_MAX_LAG", "4s");
+    let server = Arc::new(place.serve());
+    let mut pairs = log_in(&server, 40).await;
+    let access = server.pair("admin", PASSWORD).await.0;
+    assert_eq!(server.sign_in("admin", PASSWORD).await.status(), 303);
+    let returned: Arc<std::sync::Mutex<Option<Instant>>> = Arc::default();
+    for _ in 0..2 {
+        *returned.lock().unwrap() = None;
+        let enough = Arc::new(AtomicBool::new(false));
+        let clients = pairs.drain(..).map(|held| {
+            let (server, enough) = (Arc::clone(&server), Arc::clone(&enough));
+            let returned = Arc::clone(&returned);
+            actix_web::rt::spawn(async move {
+                let (mut held, mut refused) = (held, 0);
+                while !enough.load(Ordering::SeqCst) {
+                    let asked = Instant::now();
+                    let answer = timed(server.refresh(&held.1)).await;
+                    if answer.0.status() == 200 {
+                        held = pair(answer.0).await;
+                    } else {
+                        told(&answer);
+                        refused += 1;
+                        let back = *returned.lock().unwrap();
+                        assert!(back.is_none_or(|back| asked < back + BACK_WITHIN));
+                        tokio::time::sleep(Duration::from_millis(100)).await;
+                    }
+                }
+                (held, refused)
+            })
+        });
+        let clients: Vec<_> = clients.collect();
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        postgres.signal("STOP");
+        let hung = Instant::now();
+        assert_eq!(server.get_as(TOKEN_STATUS, &access).await.status(), 200);
+        told(&timed(server.token("admin", PASSWORD)).await);
+        // A session asks Redis, but who may not be told of an end is not let in.
+        let stale = || async { server.get_as(TOKEN_STATUS, &access).await.status() == 503 };
+        until(Duration::from_secs(6), stale).await;
+        assert!(hung.elapsed() > Duration::from_secs(3));
+        told(&timed(server.get("/dashboard")).await);
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        postgres.signal("CONT");
+        *returned.lock().unwrap() = Some(Instant::now());
+        let is_ready = || async { server.get("/readyz").await.status() == 200 };
+        let took = until(Duration::from_secs(15), is_ready).await;
+        assert!(took < BACK_WITHIN, "{took:?}");
+        assert_eq!(server.get_as(TOKEN_STATUS, &access).await.status(), 200);
+        tokio::time::sleep(BACK_WITHIN + Duration::from_secs(1)).await;
+        enough.store(true, Ordering::SeqCst);
+        for client in clients {
+            let (held, refused) = client.await.expect("a client that got on");
+            assert!(refused > 0, "it met the outage");
+            pairs.push(held);
+        }
+        all_go_on(&server, &mut pairs).await;
+        assert_eq!(server.get("/dashboard").await.status(), 200);
+    }
+}
+
+#[actix_web::test]
+async fn a_login_that_somebody_else_holds_keeps_only_itself_waiting() {
+    let place = place();
+    let server = place.serve();
+    let mut pairs = log_in(&server, 20).await;
+    let mut somebody = SomebodyElse::in_database_of(&place);
+    let held = claims_of(&pairs[7].0)["sid"].as_str().unwrap().to_owned();
+    somebody.execute(&format!(
+        "BEGIN; SELECT 1 FROM logins WHERE id = '{held}' FOR UPDATE"
+    ));
+    for _ in 0..3 {
+        let answers = present(&server, &pairs).await;
+        for (number, answer) in answers.into_iter().enumerate() {
+            if number == 7 {
+                told(&answer);
+                continue;
+            }
+            let (answer, took) = answer;
+            assert_eq!(answer.status(), 200);
+            assert!(took < Duration::from_millis(1000), "{took:?}");
+            pairs[number] = pair(answer).await;
+        }
+    }
+    somebody.done();
+    all_go_on(&server, &mut pairs).await;
+}
+
+/// As many successors of each login's tokens as it has been given, and one that is live.
+fn whole(somebody: &mut SomebodyElse) {
+    let split = somebody.number(
+        "SELECT count(*) FROM (SELECT login_id FROM rotating_tokens WHERE superseded_at IS NULL
+             GROUP BY login_id HAVING count(*) <> 1) AS split",
+    );
+    assert_eq!(split, 0);
+    let dangling = somebody.number(
+        "SELECT count(*) FROM rotating_tokens AS parent WHERE (successor_id IS NOT NULL) <>
+             EXISTS (SELECT FROM rotating_tokens AS child WHERE child.parent_id = parent.id)",
+    );
+    assert_eq!(dangling, 0);
+}
+
+#[actix_web::test]
+async fn killed_in_the_middle_of_a_batch_it_leaves_all_or_nothing_and_tokens_that_are_good() {
+    let place = place();
+    let mut somebody = None;
+    let mut pairs = Vec::new();
+    for round in 0..3 {
+        let mut server = place.serve();
+        if round == 0 {
+            pairs = log_in(&server, 20).await;
+        }
+        let somebody = somebody.get_or_insert_with(|| SomebodyElse::in_database_of(&place));
+        all_go_on(&server, &mut pairs).await;
+        // Whoever adds tokens waits with the locks of its logins in hand.
+        somebody.lock("rotating_tokens");
+        let asking: Vec<_> = pairs
+            .iter()
+            .map(|(_, token)| {
+                let request = server
+                    .http
+                    .post(format!("{}/api/v1/auth/refresh", server.url));
+                let request = request.json(&serde_json::json!({ "refresh_token": token }));
+                actix_web::rt::spawn(async move { request.send().await.is_err() })
+            })
+            .collect();
+        until(Duration::from_secs(1), || ready(somebody.waiting() > 0)).await;
+        server.signal("KILL");
+        server.ended().await;
+        for request in asking {
+            assert!(request.await.expect("no panic"), "it was cut off");
+        }
+        somebody.done();
+        let server = place.serve();
+        let done = || ready(somebody.waiting() == 0);
+        until(Duration::from_secs(5), done).await;
+        all_go_on(&server, &mut pairs).await;
+        whole(somebody);
+    }
+}
+
+#[actix_web::test]
+async fn a_node_that_is_stopped_with_locks_in_its_hands_keeps_others_waiting_for_seconds_only() {
+    // Together it is one statement, which ends by itself; with limits a transaction, which must be ended.
+    for limits in ["off", "on"] {
+        let place = shared()
+            .with("GAPURA_RATE_LIMITS", limits)
+            .with("GAPURA_PUBLIC_URL", "http://localhost");
+        let (stopped, other) = (Arc::new(place.serve()), place.serve());
+        let mut pairs = log_in(&other, 8).await;
+        let mut somebody = SomebodyElse::in_database_of(&place);
+        somebody.lock("rotating_tokens");
+        let asking: Vec<_> = pairs
+            .iter()
+            .map(|(_, token)| {
+                let (stopped, token) = (Arc::clone(&stopped), token.clone());
+                actix_web::rt::spawn(async move { stopped.refresh(&token).await.status() })
+            })
+            .collect();
+        until(Duration::from_secs(1), || ready(somebody.waiting() > 0)).await;
+        stopped.signal("STOP");
+        somebody.done();
+        if limits == "on" {
+            let holds = || ready(somebody.abandoned() > 0);
+            until(Duration::from_secs(2), holds).await;
+            told(&timed(other.refresh(&pairs[0].1)).await);
+        }
+        let began = Instant::now();
+        for held in &mut pairs {
+            let answer = loop {
+                let answer = timed(other.refresh(&held.1)).await;
+                if answer.0.status() == 200 {
+                    break answer.0;
+                }
+                told(&answer);
+            };
+            *held = pair(answer).await;
+        }
+        // The database ends a transaction that says nothing for five seconds.
+        assert!(began.elapsed() < Duration::from_secs(6), "{limits}");
+        stopped.signal("CONT");
+        for request in asking {
+            let status = request.await.expect("an answer");
+            assert!(status == 200 || status == 503, "{limits}: {status}");
+        }
+        let went_on = async || stopped.refresh(&pairs[0].1).await;
+        let began = Instant::now();
+        let answer = loop {
+            let answer = went_on().await;
+            if answer.status() == 200 {
+                break answer;
+            }
+            assert!(began.elapsed() < BACK_WITHIN, "{limits}");
+        };
+        pairs[0] = pair(answer).await;
+        all_go_on(&other, &mut pairs).await;
+        whole(&mut somebody);
+    }
+}

@@ -1,0 +1,220 @@
+//! The machine's own clock set back and forth by hours while the real process runs (libfaketime).
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use reqwest::StatusCode;
+
+use crate::harness::Backend;
+use crate::process::place_on;
+use crate::program::{PASSWORD, Place, Server, pair, until};
+
+/// The library, where it is installed: `faketime` of Debian.
+fn library() -> Option<PathBuf> {
+    let folders = std::fs::read_dir("/usr/lib").ok()?;
+    let folders = folders.filter_map(|entry| Some(entry.ok()?.path().join("faketime")));
+    let mut files = folders.map(|folder| folder.join("libfaketimeMT.so.1"));
+    files.find(|file| file.exists())
+}
+
+/// A place whose clock [`set_clock`] sets; what only counts time that passes is left alone. `None`
+/// where the library is missing.
+fn place(backend: Backend) -> Option<Place> {
+    let Some(library) = library() else {
+        println!("skipped: libfaketime is not installed (Debian: faketime)");
+        return None;
+    };
+    let place = place_on(backend)
+        .with("GAPURA_ADMIN_PASSWORD", PASSWORD)
+        .with("GAPURA_PUBLIC_URL", "http://localhost");
+    let file = place.path("offset").display().to_string();
+    let place = place
+        .with("LD_PRELOAD", &library.display().to_string())
+        .with("FAKETIME_TIMESTAMP_FILE", &file)
+        .with("FAKETIME_NO_CACHE", "1")
+        .with("FAKETIME_DONT_FAKE_MONOTONIC", "1")
+        .with("DONT_FAKE_MONOTONIC", "1")
+        .with("NO_FAKE_STAT", "1");
+    // Where nothing else is kept on a node, its operator gives it a place for the time.
+    std::fs::create_dir_all(place.path("data")).unwrap();
+    set_clock(&place, 0);
+    Some(place)
+}
+
+fn set_clock(place: &Place, hours: i64) {
+    // In one step, since the process may be reading it.
+    let draft = place.path("offset.new");
+    std::fs::write(&draft, format!("{:+}\n", hours * 3600)).unwrap();
+    std::fs::rename(draft, place.path("offset")).unwrap();
+}
+
+/// Everything that one person may hold.
+struct Held {
+    access: String,
+    refresh: String,
+    browser: reqwest::Client,
+    /// The remember cookie, as a browser that was opened again sends it.
+    remember: String,
+}
+
+impl Held {
+    async fn gather(server: &Server) -> Self {
+        let (access, refresh) = server.pair("admin", PASSWORD).await;
+        let browser = reqwest::Client::builder()
+            .redirect(reqwest::redirect::Policy::none())
+            .cookie_store(true)
+            .build()
+            .unwrap();
+        let page = browser.get(format!("{}/login", server.url)).send().await;
+        let page = page.unwrap().text().await.unwrap();
+        let (_, rest) = page.split_once("name=\"csrf_token\" value=\"").unwrap();
+        let csrf = rest.split('"').next().unwrap();
+        let fields = [
+            ("login", "admin"),
+            ("password", PASSWORD),
+            ("remember", "1"),
+            ("csrf_token", csrf),
+        ];
+        let form = browser.post(format!("{}/login", server.url)).form(&fields);
+        let answer = form.send().await.unwrap();
+        assert_eq!(answer.status(), 303);
+        let remember = answer
+            .cookies()
+            .find(|cookie| cookie.name().ends_with("remember"))
+            .expect("a remember cookie");
+        let remember = format!("{}={}", remember.name(), remember.value());
+        let held = Self {
+            access,
+            refresh,
+            browser,
+            remember,
+        };
+        assert_eq!(held.session(server).await, 200);
+        held
+    }
+
+    async fn token(&self, server: &Server) -> StatusCode {
+        server.get_as("/api/v1/me", &self.access).await.status()
+    }
+
+    async fn session(&self, server: &Server) -> StatusCode {
+        let request = self.browser.get(format!("{}/dashboard", server.url));
+        request.send().await.unwrap().status()
+    }
+
+    async fn restores(&self, server: &Server) -> bool {
+        let bare = reqwest::Client::builder().redirect(reqwest::redirect::Policy::none());
+        let request = bare
+            .build()
+            .unwrap()
+            .get(format!("{}/dashboard", server.url));
+        let request = request.header("cookie", &self.remember);
+        request.send().await.unwrap().status() == 200
+    }
+
+    async fn refreshed(&mut self, server: &Server) {
+        let answer = server.refresh(&self.refresh).await;
+        assert_eq!(answer.status(), 200);
+        (self.access, self.refresh) = pair(answer).await;
+    }
+
+    async fn expect_alive(&mut self, when: &str, server: &Server) {
+        assert_eq!(self.token(server).await, 200, "{when}");
+        assert_eq!(self.session(server).await, 200, "{when}");
+        self.refreshed(server).await;
+        assert_eq!(self.token(server).await, 200, "{when}");
+    }
+
+    async fn expect_dead(&self, when: &str, server: &Server) {
+        assert_eq!(self.token(server).await, 401, "{when}");
+        assert_eq!(self.session(server).await, 303, "{when}");
+        assert!(!self.restores(server).await, "{when}");
+        let answer = server.refresh(&self.refresh).await;
+        assert_eq!(answer.status(), 401, "{when}");
+    }
+}
+
+#[actix_web::test]
+async fn what_has_expired_stays_so_when_the_clock_is_set_back_also_after_a_restart() {
+    for backend in Backend::ALL {
+        let Some(place) = place(backend) else { return };
+        let place = place
+            .with("GAPURA_SESSION_IDLE_TIMEOUT", "1h")
+            .with("GAPURA_SESSION_LIFETIME", "90m")
+            .with("GAPURA_REMEMBER_LIFETIME", "1h")
+            .with("GAPURA_REFRESH_TOKEN_LIFETIME", "1h");
+        let mut server = place.serve();
+        let noticed = Held::gather(&server).await;
+        let unnoticed = Held::gather(&server).await;
+        set_clock(&place, 2);
+        noticed.expect_dead("forth", &server).await;
+        let mut younger = Held::gather(&server).await;
+        set_clock(&place, 0);
+        for old in [&noticed, &unnoticed] {
+            old.expect_dead("back", &server).await;
+        }
+        younger.expect_alive("back", &server).await;
+
+        let third = Held::gather(&server).await;
+        set_clock(&place, 2);
+        if backend == Backend::Embedded {
+            // What a crash leaves behind.
+            let ahead = || {
+                let text = std::fs::read_to_string(place.path("data/clock")).unwrap();
+                text.trim().parse::<u128>().unwrap()
+            };
+            let now = std::time::SystemTime::now();
+            let now = now.duration_since(std::time::UNIX_EPOCH).unwrap();
+            until(Duration::from_secs(10), || async {
+                ahead() > now.as_millis() + 5_400_000
+            })
+            .await;
+            server.signal("KILL");
+        } else {
+            server.signal("TERM");
+        }
+        server.ended().await;
+        set_clock(&place, 0);
+        let server = place.serve();
+        for old in [&noticed, &unnoticed] {
+            old.expect_dead("restarted", &server).await;
+        }
+        younger.expect_alive("restarted", &server).await;
+        drop(third);
+    }
+}
+
+#[actix_web::test]
+async fn two_hours_forth_or_back_cost_nobody_more_than_what_has_expired() {
+    for backend in Backend::ALL {
+        let Some(place) = place(backend) else { return };
+        let server = place.serve();
+        let mut held = Held::gather(&server).await;
+        set_clock(&place, -2);
+        held.expect_alive("back", &server).await;
+        let mut younger = Held::gather(&server).await;
+        set_clock(&place, 0);
+        for held in [&mut held, &mut younger] {
+            held.expect_alive("right again", &server).await;
+        }
+        set_clock(&place, 2);
+        for held in [&mut held, &mut younger] {
+            // Half an hour is what an access token lives.
+            assert_eq!(held.token(&server).await, 401);
+            held.refreshed(&server).await;
+            held.expect_alive("forth", &server).await;
+        }
+        set_clock(&place, 0);
+        let mut youngest = Held::gather(&server).await;
+        for held in [&mut held, &mut younger, &mut youngest] {
+            held.expect_alive("back after forth", &server).await;
+        }
+        drop(server);
+        set_clock(&place, -2);
+        let server = place.serve();
+        for held in [&mut held, &mut younger, &mut youngest] {
+            held.expect_alive("restarted", &server).await;
+            assert!(held.restores(&server).await);
+        }
+    }
+}
