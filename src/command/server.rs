@@ -20,6 +20,8 @@ const DRAIN_SECONDS: u64 = 25;
 /// How long after SIGTERM new connections are still served: by then whoever hands out the work has
 /// seen `/readyz` say no, and nobody knocks at a closed door.
 const LINGER: Duration = Duration::from_secs(2);
+/// How long the door stays open for those who are in it already, when nobody else is let in.
+const LAST_IN: Duration = Duration::from_millis(500);
 /// For how long a client may take nothing of what it is sent before its connection is dropped. Without
 /// it one that has gone, or that never reads, would be kept for as long as it likes.
 #[cfg(target_os = "linux")]
@@ -59,6 +61,7 @@ pub fn bind(app: App, signals: Signals) -> Result<Running, String> {
     socket2::SockRef::from(&listener)
         .set_tcp_user_timeout(Some(STALLED))
         .map_err(told)?;
+    let door = listener.try_clone().map_err(told)?;
     let workers = app.config.workers;
     let app = Data::new(app);
     let shared = app.clone();
@@ -80,7 +83,7 @@ pub fn bind(app: App, signals: Signals) -> Result<Running, String> {
             listen(SignalKind::terminate())?,
             listen(SignalKind::interrupt())?,
         );
-        rt::spawn(heed(signals, server.handle(), app.clone()));
+        rt::spawn(heed(signals, door, server.handle(), app.clone()));
     }
     rt::spawn(sweep(app.clone()));
     rt::spawn(write_figures(app.clone()));
@@ -96,6 +99,7 @@ pub fn bind(app: App, signals: Signals) -> Result<Running, String> {
 /// terminal: ends at once.
 async fn heed(
     (mut terminate, mut interrupt): (Signal, Signal),
+    door: TcpListener,
     server: ServerHandle,
     app: Data<App>,
 ) {
@@ -103,6 +107,9 @@ async fn heed(
         terminate.recv().await;
         app.begin_draining();
         tokio::time::sleep(LINGER).await;
+        let_nobody_in(&door);
+        tokio::time::sleep(LAST_IN).await;
+        drop(door);
         server.stop(true).await;
     };
     tokio::select! {
@@ -110,6 +117,28 @@ async fn heed(
         _ = interrupt.recv() => server.stop(false).await,
     }
 }
+
+/// Has the system ignore who knocks from now on. A connection that it accepts in the moment in which the
+/// listener is closed would be reset, perhaps with a request already on its way; whoever is ignored
+/// knocks again a second later, finds the door closed, and has lost nothing by going elsewhere.
+#[cfg(target_os = "linux")]
+fn let_nobody_in(door: &TcpListener) {
+    use socket2::SockFilter;
+    // Classic BPF over the TCP header: of its flags (byte 13) SYN without ACK is refused.
+    let refuse_syn = [
+        SockFilter::new(0x30, 0, 0, 13),
+        SockFilter::new(0x54, 0, 0, 0x12),
+        SockFilter::new(0x15, 0, 1, 0x02),
+        SockFilter::new(0x06, 0, 0, 0),
+        SockFilter::new(0x06, 0, 0, u32::MAX),
+    ];
+    if let Err(error) = socket2::SockRef::from(door).attach_filter(&refuse_syn) {
+        tracing::debug!(%error, "those who come at the last moment may be turned away rudely");
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+fn let_nobody_in(_: &TcpListener) {}
 
 async fn write_figures(app: Data<App>) {
     loop {

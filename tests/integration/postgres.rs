@@ -123,18 +123,26 @@ fn run(command: &mut Command) {
 }
 
 /// Somebody else at work in the database of a place: what is locked stays so until they are done.
-pub struct SomebodyElse(PgConnection);
+pub struct SomebodyElse {
+    conn: PgConnection,
+    /// Apart, since a transaction sees the others as they were when it first looked.
+    watching: PgConnection,
+}
 
 impl SomebodyElse {
     pub fn in_database_of(place: &Place) -> Self {
         let mut settings = place.settings.iter();
         let url = settings.find(|(name, _)| name == "DATABASE_URL");
         let (_, url) = url.expect("PostgreSQL");
-        Self(PgConnection::establish(url).expect("it answers"))
+        let connect = || PgConnection::establish(url).expect("it answers");
+        Self {
+            conn: connect(),
+            watching: connect(),
+        }
     }
 
     pub fn execute(&mut self, statements: &str) {
-        self.0.batch_execute(statements).expect("it is done");
+        self.conn.batch_execute(statements).expect("it is done");
     }
 
     /// Nobody adds to a table or changes it.
@@ -155,7 +163,9 @@ impl SomebodyElse {
             number: i64,
         }
         let row = diesel::sql_query(format!("SELECT ({query})::bigint AS number"));
-        row.get_result::<Row>(&mut self.0).expect("a number").number
+        row.get_result::<Row>(&mut self.watching)
+            .expect("a number")
+            .number
     }
 
     /// How many of this database's transactions wait for somebody's lock.

@@ -208,7 +208,11 @@ async fn a_node_that_is_stopped_with_locks_in_its_hands_keeps_others_waiting_for
         let (stopped, other) = (Arc::new(place.serve()), place.serve());
         let mut pairs = log_in(&other, 8).await;
         let mut somebody = SomebodyElse::in_database_of(&place);
-        somebody.lock("rotating_tokens");
+        match limits {
+            "off" => somebody.lock("rotating_tokens"),
+            // Waited for by a transaction only.
+            _ => somebody.execute("BEGIN; SELECT 1 FROM logins FOR UPDATE"),
+        }
         let asking: Vec<_> = pairs
             .iter()
             .map(|(_, token)| {
@@ -216,11 +220,15 @@ async fn a_node_that_is_stopped_with_locks_in_its_hands_keeps_others_waiting_for
                 actix_web::rt::spawn(async move { stopped.refresh(&token).await.status() })
             })
             .collect();
-        until(Duration::from_secs(1), || ready(somebody.waiting() > 0)).await;
+        let wait = if limits == "off" { 1 } else { 8 };
+        until(Duration::from_millis(1400), || {
+            ready(somebody.waiting() >= wait)
+        })
+        .await;
         stopped.signal("STOP");
         somebody.done();
         if limits == "on" {
-            let holds = || ready(somebody.abandoned() > 0);
+            let holds = || ready(somebody.abandoned() == 8);
             until(Duration::from_secs(2), holds).await;
             told(&timed(other.refresh(&pairs[0].1)).await);
         }
