@@ -5,9 +5,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use actix_web::body::BoxBody;
+use actix_web::dev::Payload;
+use actix_web::error::PayloadError;
 use actix_web::http::header::{ORIGIN, SEC_WEBSOCKET_VERSION, UPGRADE};
-use actix_web::{HttpRequest, HttpResponse, Responder, rt, web};
+use actix_web::{FromRequest, HttpRequest, HttpResponse, Responder, rt, web};
 use actix_ws::{AggregatedMessage, AggregatedMessageStream, ProtocolError};
+use futures_util::StreamExt;
 use serde_json::json;
 use tokio::time::Instant;
 use uuid::Uuid;
@@ -31,6 +34,8 @@ const LONGEST: usize = 5 * 1024;
 /// Frames that a client may send within [`WINDOW`].
 const MOST_FRAMES: u32 = 60;
 const WINDOW: Duration = Duration::from_secs(60);
+/// Bytes that it may send meanwhile: so many of the longest messages, each with the header of a frame.
+const MOST_BYTES: usize = MOST_FRAMES as usize * (LONGEST + 14);
 /// When a client whose address has too many sockets open may come back: some have timed out by then.
 const COME_BACK: Duration = Duration::from_secs(10);
 
@@ -53,7 +58,35 @@ impl Output for Upgraded {
     }
 }
 
-impl Input for web::Payload {
+/// What a client sends; beyond [`MOST_BYTES`] an error.
+pub struct Bounded(web::Payload);
+
+impl FromRequest for Bounded {
+    type Error = actix_web::Error;
+    type Future = std::future::Ready<Result<Self, Self::Error>>;
+
+    /// The limits on messages do not bound what is kept: a frame is looked at once it is there in full,
+    /// however long it says it is, and of a message in parts that has no end nobody hears.
+    fn from_request(req: &HttpRequest, payload: &mut Payload) -> Self::Future {
+        let (mut since, mut left) = (Instant::now(), MOST_BYTES);
+        let bounded = payload.take().map(move |bytes| {
+            let bytes = bytes?;
+            if since.elapsed() >= WINDOW {
+                (since, left) = (Instant::now(), MOST_BYTES);
+            }
+            let rest = left.checked_sub(bytes.len());
+            left = rest.ok_or(PayloadError::Overflow)?;
+            Ok(bytes)
+        });
+        let mut bounded: Payload = Payload::Stream {
+            payload: Box::pin(bounded),
+        };
+        let payload = web::Payload::from_request(req, &mut bounded).into_inner();
+        std::future::ready(payload.map(Self))
+    }
+}
+
+impl Input for Bounded {
     fn describe(_: &mut Operation) {}
 }
 
@@ -84,7 +117,7 @@ impl Page {
 pub async fn connect(
     req: HttpRequest,
     app: web::Data<App>,
-    body: web::Payload,
+    Bounded(body): Bounded,
 ) -> Result<Upgraded, AppError> {
     let wants = header(&req, UPGRADE).unwrap_or_default();
     let version = header(&req, SEC_WEBSOCKET_VERSION);
@@ -178,8 +211,8 @@ fn complaint(error: &ProtocolError) -> Close {
     match error {
         ProtocolError::Overflow => Close::TOO_BIG,
         ProtocolError::Io(error) if error.kind() == ErrorKind::InvalidData => Close::NOT_TEXT,
-        // What the stream says of a message in too many parts; of a connection that broke, too, and
-        // then nobody is told.
+        // What the stream says of a message in too many parts, and of more bytes than there may be; of a
+        // connection that broke, too, and then nobody is told.
         ProtocolError::Io(_) => Close::TOO_BIG,
         _ => Close::PROTOCOL,
     }

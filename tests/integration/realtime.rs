@@ -7,6 +7,7 @@ use futures_util::{SinkExt, StreamExt};
 use gapura::clock::{Clock, FakeClock, SystemClock};
 use reqwest::Method;
 use serde_json::{Value, json};
+use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
 use tokio_tungstenite::tungstenite::Error as WireError;
@@ -76,6 +77,12 @@ impl Wire {
 
     pub async fn open(url: &str, headers: &[(&str, &str)]) -> Self {
         Self::try_open(url, headers).await.expect("a socket")
+    }
+
+    /// Sends what need not be a frame.
+    async fn write(&mut self, bytes: &[u8]) {
+        let tcp = self.0.get_mut();
+        tcp.write_all(bytes).await.expect("the server reads");
     }
 
     /// Of somebody with that token.
@@ -559,6 +566,53 @@ async fn what_no_client_of_ours_would_send_closes() {
     let mut wire = Wire::open(&app.url, &[]).await;
     wire.send(Message::Close(None)).await;
     assert_eq!(wire.hear().await, closed(1000, ""));
+}
+
+/// As much as sixty of the longest messages.
+const MOST_BYTES: usize = 60 * (5 * 1024 + 14);
+
+#[actix_web::test]
+async fn what_is_no_message_yet_is_not_kept_without_end() {
+    let app = TestApp::start(Backend::Embedded).await;
+    let token = app.access_token("ada").await;
+    // A text of 2^40 bytes; a message in empty parts that nobody ends. No mask is a mask of zeros.
+    let huge = [0x81, 0xff, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+    let (part, next) = ([0x01, 0x80, 0, 0, 0, 0], [0x00, 0x80, 0, 0, 0, 0]);
+    let endless = [&huge[..], &[b' '; MOST_BYTES]].concat();
+    let parts = [&part[..], &next.repeat(MOST_BYTES / 6)].concat();
+    for bytes in [endless, parts] {
+        for token in [None, Some(&token)] {
+            let mut wire = match token {
+                Some(token) => Wire::with_token(&app.url, token).await,
+                None => Wire::open(&app.url, &[]).await,
+            };
+            let said = token.map_or(0, |token| {
+                json!({"type": "authenticate", "token": token})
+                    .to_string()
+                    .len()
+                    + 8
+            });
+            // One short of it.
+            let (most, rest) = bytes.split_at(MOST_BYTES - said);
+            wire.write(most).await;
+            wire.settle().await;
+            wire.write(&rest[..1]).await;
+            assert_eq!(wire.hear_of_itself().await, closed(1009, "message_too_big"));
+        }
+    }
+}
+
+#[actix_web::test]
+async fn sixty_of_the_longest_messages_are_heard() {
+    let app = TestApp::start(Backend::Embedded).await;
+    let token = app.access_token("ada").await;
+    let mut wire = Wire::open(&app.url, &[]).await;
+    let longest = format!("{:<5120}", r#"{"type":"hello"}"#);
+    for _ in 0..59 {
+        wire.send(Message::text(longest.clone())).await;
+    }
+    wire.authenticate(&token).await;
+    assert!(matches!(wire.hear().await, Heard::Event(event) if event["type"] == "authenticated"));
 }
 
 #[actix_web::test]
