@@ -444,10 +444,8 @@ function start() {
     tell({ type: "over", reason });
     channel?.close();
     saveDraft();
-    const query = new URLSearchParams();
-    if (reason !== "") query.set("reason", reason);
-    query.set("next", here());
-    location.replace(`${loginUrl}?${query}`);
+    // Also an empty reason: it tells the login page that nobody has asked for it.
+    location.replace(`${loginUrl}?${new URLSearchParams({ reason, next: here() })}`);
   }
 
   /* Warnings */

@@ -364,6 +364,29 @@ const SKIPPING: &str = "(() => {
 })()";
 
 #[actix_web::test]
+async fn a_forgotten_tab_does_not_come_back_by_remember_me_and_its_person_does() {
+    let settings = [
+        ("GAPURA_SESSION_IDLE_TIMEOUT", "5s"),
+        ("GAPURA_ACTIVITY_PING_INTERVAL", "1s"),
+    ];
+    let app = serve(&settings).await;
+    let ada = Chromium::open(&app).await;
+    ada.go("/login").await;
+    ada.click("#remember").await;
+    ada.fill_in("ada", TestApp::PASSWORD).await;
+    ada.arrive("/dashboard").await;
+    app.advance(Duration::from_secs(6));
+    ada.arrive("/login?reason=idle&next=%2Fdashboard").await;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert_eq!(ada.place().await, "/login?reason=idle&next=%2Fdashboard");
+    ada.until("document.querySelector('#password') !== null")
+        .await;
+    ada.go("/dashboard").await;
+    ada.arrive("/dashboard").await;
+    ada.close().await;
+}
+
+#[actix_web::test]
 async fn both_warnings_come_ten_minutes_ahead() {
     for (session, which) in [("24h", "data-stay"), ("2h", "data-dismiss")] {
         let settings = [

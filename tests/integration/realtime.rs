@@ -879,7 +879,8 @@ async fn a_page_whose_cookie_is_gone_is_left_once_its_socket_is_not_let_in() {
     .await;
     listen(&ada, &app, 1).await;
     app.advance(Duration::from_secs(10));
-    ada.arrive("/login?next=%2Fdashboard%2Fsessions").await;
+    ada.arrive("/login?reason=&next=%2Fdashboard%2Fsessions")
+        .await;
     ada.client.close().await.expect("the browser closes");
 }
 
