@@ -16,7 +16,7 @@
  * @typedef {object} Events
  * @property {{user: User}} signed-in
  * @property {{user: User | null, reason: string}} signed-out `reason`: "logged_out", "other_user",
- *   or the code with which the server refused to go on
+ *   why the server has ended it, or the code with which it refused to go on
  * @property {{user: User}} refreshed
  * @property {{user: User, in: number}} expiring the access token, in so many milliseconds
  * @property {{type: string, [more: string]: unknown}} event what the server says over the WebSocket; a second
@@ -907,7 +907,9 @@ export function createClient(options = {}) {
       const { code } = await g.within(problemOf(response.clone()));
       // Others may have been refused with the same token, and have got another by now.
       if (code.startsWith("token_")) {
-        if (g.token === sent) await refresh(g);
+        // A login that was ended elsewhere: its refresh token in use after that would look like a thief's.
+        if (g.token === sent && code === "token_revoked") leave(g, code, true);
+        else if (g.token === sent) await refresh(g);
         response = await request(g, url, init);
       }
     }
@@ -968,15 +970,18 @@ export function createClient(options = {}) {
       failures = 0;
       if (message.type === "token.expiring" && g.user) refresh(g).catch(() => {});
       emit(g, "event", message);
+      // A page of ours is told by what it asks next.
+      if (message.type === "session.revoked" && !bySession && g.user) leave(g, message.reason ?? "token_revoked", true);
     };
-    /** @param {number} code */
-    const lost = async (code) => {
+    /** @param {number} code @param {string} [word] */
+    const lost = async (code, word) => {
       // Another user's or another origin's: it would be the same again.
       if (code === 4403) return;
       // A page of ours says nothing in time where its cookie is gone.
       if (code === 4401 || (bySession && code === 4408)) {
         try {
           if (bySession) await introduce();
+          else if (g.user && word === "token_revoked") leave(g, word, true);
           else if (g.user) await refresh(g);
         } catch {
           // Ended, and then there is nothing more to do, or out of reach.
@@ -996,9 +1001,9 @@ export function createClient(options = {}) {
       trusted = false;
       opened.onopen = renew;
       opened.onmessage = ({ data }) => receive(ifAllowed(() => JSON.parse(data)));
-      opened.onclose = ({ code }) => {
+      opened.onclose = ({ code, reason }) => {
         socket = null;
-        void lost(code);
+        void lost(code, reason);
       };
     };
     const close = () => {

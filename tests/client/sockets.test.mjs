@@ -135,6 +135,26 @@ test("refused as expired it gets another token; refused for good it signs out", 
   assert.deepEqual(told.at(-1), ["signed-out", "ada", "refresh_reused"]);
 });
 
+test("a login that was ended elsewhere is left with the reason, and its refresh token is not shown", async (t) => {
+  for (const end of [
+    (socket) => socket.say({ type: "session.revoked", reason: "revoked" }),
+    (socket) => socket.drop(4401, "token_revoked"),
+  ]) {
+    const { socket, server, opened, told } = await connected(t);
+    end(socket);
+    socket.drop(4401, "token_revoked");
+    await settle();
+    t.mock.timers.tick(600_000);
+    await settle();
+    assert.deepEqual([opened.length, server.requests.length], [1, 1]);
+    const [name, who, reason] = told.at(-1);
+    assert.deepEqual([name, who], ["signed-out", "ada"]);
+    assert.match(reason, /^(token_)?revoked$/);
+    assert.equal(told.filter(([name]) => name === "signed-out").length, 1);
+    t.mock.timers.reset();
+  }
+});
+
 test("refused as another's it is not tried again", async (t) => {
   const { socket, opened } = await connected(t);
   socket.drop(4403);

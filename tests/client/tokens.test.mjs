@@ -73,6 +73,32 @@ test("fifty refusals of one token are one refresh, and each call is repeated onc
   assert.equal((await answers[0].json()).code, "token_expired");
 });
 
+test("a login that was ended elsewhere is left without showing its refresh token", async () => {
+  const here = tab();
+  await signIn(here, ADA);
+  const calls = [here.client.fetch(PATH), here.client.get(PATH)];
+  const [first, second] = [await here.server.next(PATH), await here.server.next(PATH)];
+  first.answer(problem(401, "token_revoked"));
+  second.answer(problem(401, "token_revoked"));
+  assert.deepEqual(await Promise.all(calls.map(soFar)), ["GapuraSignedOut", "GapuraSignedOut"]);
+  assert.deepEqual(here.told, [["signed-in", "ada"], ["signed-out", "ada", "token_revoked"]]);
+  assert.equal(here.server.requests.length, 3);
+});
+
+test("a call that was refused with a token that has been replaced since is repeated with the new one", async () => {
+  const here = tab();
+  await signIn(here, ADA);
+  const call = here.client.fetch(PATH);
+  const late = await here.server.next(PATH);
+  here.client.fetch(PATH);
+  (await here.server.next(PATH)).answer(problem(401, "token_expired"));
+  (await here.server.next(REFRESH)).answer(answer(pair(ADA)));
+  await here.server.next(PATH);
+  late.answer(problem(401, "token_revoked"));
+  (await here.server.next(PATH)).answer(answer(1));
+  assert.equal((await call).status, 200);
+});
+
 test("a device two hours off refreshes when it is time, by no clock of its own", async (t) => {
   for (const off of [-7_200_000, 7_200_000]) {
     const at = Date.now();
