@@ -11,6 +11,8 @@ use actix_web::http::header::{ORIGIN, SEC_WEBSOCKET_VERSION, UPGRADE};
 use actix_web::{FromRequest, HttpRequest, HttpResponse, Responder, rt, web};
 use actix_ws::{AggregatedMessage, AggregatedMessageStream, ProtocolError};
 use futures_util::StreamExt;
+use schemars::JsonSchema;
+use serde::Deserialize;
 use serde_json::json;
 use tokio::time::Instant;
 use uuid::Uuid;
@@ -20,13 +22,14 @@ use super::{By, Pass};
 use crate::app::App;
 use crate::caller::scope::Scope;
 use crate::clock::Timestamp;
-use crate::error::{AppError, Code};
+use crate::error::{AppError, Code, FieldErrors};
 use crate::login::sign_in::network;
 use crate::openapi::{Input, Operation, Output};
 use crate::session::extract::{BrowserSession, look};
 use crate::token::jwt::{self, Reading};
 use crate::token::personal::Candidate;
 use crate::token::personal::memory::{self, Known};
+use crate::web::input::{Check, Query};
 use crate::web::origin::{address, header, is_own};
 
 /// The longest message; the longest access token fits.
@@ -90,6 +93,18 @@ impl Input for Bounded {
     fn describe(_: &mut Operation) {}
 }
 
+/// How a client means to say who it is.
+#[derive(Deserialize, JsonSchema)]
+pub struct Introduction {
+    /// `token`: by its first message alone; a session cookie is not looked at. Anything else means nothing.
+    #[serde(default)]
+    by: String,
+}
+
+impl Check for Introduction {
+    fn check(&self, _: &mut FieldErrors) {}
+}
+
 /// Where the page is from that wants a socket. Browsers always say.
 enum Page {
     Ours,
@@ -111,12 +126,13 @@ impl Page {
     }
 }
 
-/// Opens a socket. A page of ours is let in by its cookie, others say who they are; a page from
+/// Opens a socket. A page of ours is let in by its cookie unless it has a token, others say who they are; a page from
 /// elsewhere is told so by the code with which its socket is closed, since scripts cannot see the
 /// status of a handshake.
 pub async fn connect(
     req: HttpRequest,
     app: web::Data<App>,
+    Query(Introduction { by }): Query<Introduction>,
     Bounded(body): Bounded,
 ) -> Result<Upgraded, AppError> {
     let wants = header(&req, UPGRADE).unwrap_or_default();
@@ -131,6 +147,7 @@ pub async fn connect(
     let entry = match Page::of(&req, &app) {
         Page::Elsewhere => Err(Close::OTHER_ORIGIN),
         Page::Allowed => Ok(None),
+        Page::Ours if by == "token" => Ok(None),
         Page::Ours => match look(&req, &app, now).await {
             Ok(session) => Ok(pass_of(&session)),
             Err(AppError::SessionOver(_)) => Err(Close::SESSION_EXPIRED),

@@ -946,6 +946,8 @@ export function createClient(options = {}) {
     if (!Socket) throw new TypeError("There is no WebSocket here.");
     const url = new URL(options.socketUrl ?? "api/v1/ws", base);
     url.protocol = url.protocol.replace("http", "ws");
+    // Whatever session this browser has beside: it may be over, or somebody else's.
+    if (!bySession) url.searchParams.set("by", "token");
     /** @type {WebSocket | null} */
     let socket = null;
     let failures = 0;

@@ -24,15 +24,15 @@ async function connected(t, more) {
 test("it says who it is first, and delivers what it is told", async (t) => {
   const { socket, token, told, opened } = await connected(t);
   assert.equal(opened.length, 1);
-  assert.equal(socket.url, "wss://gapura.test/api/v1/ws");
+  assert.equal(socket.url, "wss://gapura.test/api/v1/ws?by=token");
   assert.deepEqual(socket.sent, [hello(token)]);
   socket.say({ type: "sessions.changed" });
   assert.deepEqual(told.slice(-2), [["event", "authenticated"], ["event", "sessions.changed"]]);
 });
 
 test("it may be somewhere else", async (t) => {
-  const { socket } = await connected(t, { options: { socketUrl: "wss://sockets.test/ws" } });
-  assert.equal(socket.url, "wss://sockets.test/ws");
+  const { socket } = await connected(t, { options: { socketUrl: "wss://sockets.test/ws?of=us" } });
+  assert.equal(socket.url, "wss://sockets.test/ws?of=us&by=token");
 });
 
 test("nothing is delivered before the server has said whose it is, nor as somebody else's", async (t) => {
@@ -173,6 +173,7 @@ test("a page of ours is let in by its cookie", async (t) => {
   here.opened[0].say({ type: "sessions.changed" });
   here.opened[0].say({ type: "authenticated", user_id: "1" });
   here.opened[0].say({ type: "session.expiring" });
+  assert.equal(here.opened[0].url, "wss://gapura.test/api/v1/ws");
   assert.deepEqual(here.opened[0].sent, []);
   assert.deepEqual(here.told, [["event", "authenticated"], ["event", "session.expiring"]]);
   here.opened[0].drop(4401);

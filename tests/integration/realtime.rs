@@ -54,11 +54,15 @@ fn changed() -> Heard {
 pub struct Wire(WebSocketStream<TcpStream>);
 
 impl Wire {
-    /// The handshake, which may be refused with a status.
     async fn try_open(url: &str, headers: &[(&str, &str)]) -> Result<Self, u16> {
+        Self::try_open_at(url, "/api/v1/ws", headers).await
+    }
+
+    /// The handshake, which may be refused with a status.
+    async fn try_open_at(url: &str, path: &str, headers: &[(&str, &str)]) -> Result<Self, u16> {
         let host = url.trim_start_matches("http://");
         let tcp = TcpStream::connect(host).await.expect("a connection");
-        let request = format!("ws://{host}/api/v1/ws").into_client_request();
+        let request = format!("ws://{host}{path}").into_client_request();
         let mut request = request.expect("a request");
         for (name, value) in headers {
             let name = reqwest::header::HeaderName::from_bytes(name.as_bytes());
@@ -77,6 +81,11 @@ impl Wire {
 
     pub async fn open(url: &str, headers: &[(&str, &str)]) -> Self {
         Self::try_open(url, headers).await.expect("a socket")
+    }
+
+    async fn open_at(url: &str, path: &str, headers: &[(&str, &str)]) -> Self {
+        let opened = Self::try_open_at(url, path, headers).await;
+        opened.expect("a socket")
     }
 
     /// Sends what need not be a frame.
@@ -299,6 +308,36 @@ async fn a_page_of_ours_is_let_in_by_its_cookie_and_no_other() {
     let headers = [("cookie", cookies.as_str()), ("origin", origin.as_str())];
     let mut wire = Wire::open(&app.url, &headers).await;
     assert_eq!(wire.hear().await, closed(4401, "session_expired"));
+}
+
+#[actix_web::test]
+async fn a_client_that_has_a_token_is_not_taken_for_the_session_of_its_browser() {
+    let app = TestApp::start(Backend::Embedded).await;
+    let ada = Browser::new(&app, "ada").log_in().await;
+    let (cookies, origin) = (ada.cookie_header(), ada.origin());
+    let headers = [("cookie", cookies.as_str()), ("origin", origin.as_str())];
+    let token = app.access_token("bob").await;
+    for session in ["alive", "over"] {
+        let mut wire = Wire::open_at(&app.url, "/api/v1/ws?by=token", &headers).await;
+        wire.hears_nothing().await;
+        wire.authenticate(&token).await;
+        let heard = wire.hear().await;
+        assert!(
+            matches!(&heard, Heard::Event(event) if event["type"] == "authenticated"),
+            "{session}: {heard:?}"
+        );
+        if session == "alive" {
+            // What is not known means nothing.
+            let mut page = Wire::open_at(&app.url, "/api/v1/ws?by=x&to=y", &headers).await;
+            assert!(
+                matches!(page.hear().await, Heard::Event(event) if event["type"] == "authenticated")
+            );
+            ada.log_out().await.expect(303);
+        }
+    }
+    let headers = [("origin", "https://evil.example")];
+    let mut wire = Wire::open_at(&app.url, "/api/v1/ws?by=token", &headers).await;
+    assert_eq!(wire.hear().await, closed(4403, "other_origin"));
 }
 
 #[actix_web::test]
