@@ -274,11 +274,11 @@ export function createClient(options = {}) {
   const personalToken = typeof credential === "object" ? credential.personalToken : "";
   const byCookie = !bySession && keeping === "cookie";
   const credentials = bySession || byCookie ? "same-origin" : "omit";
-  const scope = `gapura:${baseUrl}`;
+  const base = new URL(baseUrl === "" ? "/" : `${baseUrl.replace(/\/$/, "")}/`, globalThis.location?.href);
+  /** The same however the address is spelled. */
+  const scope = `gapura:${base.href}`;
   /** Clients that keep other things do not concern each other. */
   const kind = bySession ? "session" : `token/${keeping}`;
-
-  const base = new URL(baseUrl === "" ? "/" : `${baseUrl.replace(/\/$/, "")}/`, globalThis.location?.href);
 
   const locks =
     options.locks !== undefined ? options.locks : /** @type {Locks | undefined} */ (ifAllowed(() => globalThis.navigator?.locks));
