@@ -343,7 +343,9 @@ export function createClient(options = {}) {
     const names = ifAllowed(() => Array.from({ length: store?.length ?? 0 }, (_, index) => store?.key(index) ?? ""));
     return (names ?? [])
       .filter((name) => name.startsWith(start) && name.endsWith(end) && name.length > start.length + end.length)
-      .map((name) => name.slice(start.length, -end.length));
+      .map((name) => name.slice(start.length, -end.length))
+      // Of a Gapura at an address that begins like this one's.
+      .filter((id) => !id.includes(":"));
   }
 
   function forgetLegacy() {
@@ -890,9 +892,12 @@ export function createClient(options = {}) {
   /** @param {Generation} g @param {string | URL | Request} input @param {RequestInit} init */
   async function call(g, input, init) {
     if (input instanceof Request) {
-      const { method, headers, signal } = input;
+      const { method, headers, signal, redirect, cache, keepalive } = input;
       const body = ["GET", "HEAD"].includes(method) ? undefined : await g.within(input.clone().arrayBuffer());
-      return attempt(g, urlOf(input.url), { method, headers, signal, ...(body?.byteLength ? { body } : {}), ...init });
+      const given = { method, headers, signal, redirect, cache, keepalive, ...(body?.byteLength ? { body } : {}) };
+      // What every Request says that was not told otherwise.
+      const chosen = input.credentials === "same-origin" ? {} : { credentials: input.credentials };
+      return attempt(g, urlOf(input.url), { ...given, ...chosen, ...init });
     }
     return attempt(g, urlOf(String(input)), init);
   }
@@ -964,7 +969,9 @@ export function createClient(options = {}) {
     const receive = (message) => {
       if (typeof message?.type !== "string") return;
       if (message.type === "authenticated") {
+        const isRenewal = trusted;
         trusted = (idOf(g) ?? message.user_id) === message.user_id;
+        if (trusted && isRenewal) return;
         if (!trusted) close();
         if (!trusted && bySession) leave(g, "other_user", false);
       }

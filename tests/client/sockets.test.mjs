@@ -116,6 +116,25 @@ test("a token that was renewed is shown on the open socket", async (t) => {
   assert.deepEqual(socket.sent.at(-1), hello(third.access_token));
 });
 
+test("what may have been missed is told once for each socket, and not at each renewal", async (t) => {
+  const { socket, opened, told, server } = await connected(t);
+  const let_in = { type: "authenticated", user_id: "1", expires_at: "2026-01-01T00:30:00Z" };
+  const count = () => told.filter(([, what]) => what === "authenticated").length;
+  assert.equal(count(), 1);
+  socket.say(let_in);
+  assert.equal(count(), 1);
+  socket.say({ type: "sessions.changed" });
+  assert.deepEqual(told.at(-1), ["event", "sessions.changed"]);
+  socket.drop(1006);
+  t.mock.timers.tick(1000);
+  await settle();
+  opened[1].accept();
+  opened[1].say(let_in);
+  opened[1].say(let_in);
+  assert.equal(count(), 2);
+  assert.equal(server.count(REFRESH), 0);
+});
+
 test("refused as expired it gets another token; refused for good it signs out", async (t) => {
   const { socket, server, opened, told } = await connected(t);
   socket.drop(4401);

@@ -332,6 +332,14 @@ test("tabs agree however they spell where Gapura is", async () => {
   assert.deepEqual([...names], ["gapura:https://gapura.test/"]);
 });
 
+test("what is stored for a Gapura at an address that begins alike is left alone", async () => {
+  const { server, open, storage } = browser(0, { refreshToken: "localStorage" });
+  const theirs = "gapura:https://gapura.test/:8080/:2:refresh-token";
+  storage.setItem(theirs, "secret");
+  assert.equal(await soFar(open({ channel: null }).client.resume()), null);
+  assert.deepEqual([server.requests.length, storage.keys()], [0, [theirs]]);
+});
+
 test("a logout heard late leaves the keys of the next login alone", async () => {
   const { tabs, storage, channel } = browser(1, { refreshToken: "localStorage" });
   await signIn(tabs[0], ADA, { refreshToken: "first" });

@@ -323,6 +323,24 @@ test("a Request will do as well", async () => {
   assert.equal((await call).status, 200);
 });
 
+test("a Request keeps what it says of how it is sent", async () => {
+  const here = tab();
+  await signIn(here, ADA);
+  const sent = async (more, init) => {
+    here.client.fetch(new Request("https://gapura.test/api/v1/me", more), init);
+    const { redirect, cache, keepalive, credentials } = (await here.server.next(PATH)).init;
+    return [redirect, cache, keepalive, credentials];
+  };
+  const how = { redirect: "manual", cache: "no-store", keepalive: true, credentials: "omit" };
+  assert.deepEqual(await sent(how), ["manual", "no-store", true, "omit"]);
+  assert.deepEqual(await sent(how, { redirect: "error" }), ["error", "no-store", true, "omit"]);
+  assert.deepEqual(await sent({}), ["follow", "default", false, "same-origin"]);
+  const memory = tab({ options: { refreshToken: "memory" } });
+  await signIn(memory, ADA, { refreshToken: "first" });
+  memory.client.fetch(new Request("https://gapura.test/api/v1/me"));
+  assert.equal((await memory.server.next(PATH)).init.credentials, "omit");
+});
+
 test("get shares one request, keeps its answer as long as asked, and forgets it when told", async () => {
   const here = tab();
   await signIn(here, ADA);
