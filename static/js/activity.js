@@ -198,10 +198,10 @@ function start() {
   const idleLead = warnBefore(data.idleLifetimeMs, idleEnd - rendered);
   const sessionLead = warnBefore(data.sessionLifetimeMs, sessionEnd - rendered);
 
-  /* The person's last input, in this tab or another. Opening the page was one. */
+  /* The person's last input, in this tab or another. Opening the page was one, if the server took it for one. */
 
-  let lastInput = rendered;
-  let lastInputWall = Date.now() - (now() - rendered);
+  let lastInput = rendered - Math.max(0, positive(data.idleLifetimeMs, 0) - positive(data.idleRemainingMs, Infinity));
+  let lastInputWall = Date.now() - (now() - lastInput);
   /** Something happened that the server has not been told. */
   let unreported = false;
   /** It happened here and not in another tab. */
@@ -444,10 +444,8 @@ function start() {
     tell({ type: "over", reason });
     channel?.close();
     saveDraft();
-    const query = new URLSearchParams();
-    if (reason !== "") query.set("reason", reason);
-    query.set("next", here());
-    location.replace(`${loginUrl}?${query}`);
+    // Also an empty reason: it tells the login page that nobody has asked for it.
+    location.replace(`${loginUrl}?${new URLSearchParams({ reason, next: here() })}`);
   }
 
   /* Warnings */

@@ -112,7 +112,7 @@ test("a tab that hangs with the lock is waited for ten seconds, not longer", asy
   const { server, tabs, clock, locks } = browser(2);
   await signIn(tabs[0], ADA);
   await settle();
-  locks.request("gapura:https://gapura.test", {}, () => new Promise(() => {})).catch(() => {});
+  locks.request("gapura:https://gapura.test/", {}, () => new Promise(() => {})).catch(() => {});
   await settle();
   t.mock.timers.enable({ apis: ["setTimeout"] });
   clock.at += 1_800_000;
@@ -281,7 +281,7 @@ test("what is stored by choice carries the user's id and goes at logout", async 
   const { server, tabs, open, storage, clock } = browser(2, { refreshToken: "localStorage", legacyKeys: ["token", "user"] });
   storage.setItem("token", "of an older client");
   storage.setItem("theirs", "stays");
-  const KEY = "gapura:https://gapura.test:1:refresh-token";
+  const KEY = "gapura:https://gapura.test/:1:refresh-token";
   await signIn(tabs[0], ADA, { refreshToken: "first" });
   assert.deepEqual(storage.keys(), ["theirs", KEY]);
   storage.setItem("user", "of an older client");
@@ -304,6 +304,40 @@ test("what is stored by choice carries the user's id and goes at logout", async 
   next.client.logout();
   assert.deepEqual(storage.keys(), ["theirs"]);
   assert.equal((await server.next(LOGOUT)).headers.get("X-Refresh-Token"), "fourth");
+});
+
+test("tabs agree however they spell where Gapura is", async () => {
+  const { server, tabs, open, storage } = browser(1);
+  await signIn(tabs[0], ADA);
+  const other = open({ baseUrl: "https://GAPURA.test:443/" });
+  other.client.resume();
+  await settle();
+  tabs[0].client.logout();
+  (await server.next(LOGOUT)).fail();
+  await settle();
+  // What is left for the next page is found by either.
+  const next = open({ baseUrl: "https://GAPURA.test:443/", channel: null });
+  next.client.resume();
+  (await server.next(LOGOUT)).answer(answer(null));
+  await settle();
+  assert.equal(storage.length, 0);
+  assert.equal(server.count(REFRESH), 0);
+  const names = new Set();
+  for (const baseUrl of ["https://gapura.test", "https://gapura.test/", "https://GAPURA.test:443"]) {
+    const request = (name) => (names.add(name), new Promise(() => {}));
+    const here = tab({ options: { baseUrl, locks: { request } } });
+    here.client.login({ username: "ada", password: "x" });
+    await settle();
+  }
+  assert.deepEqual([...names], ["gapura:https://gapura.test/"]);
+});
+
+test("what is stored for a Gapura at an address that begins alike is left alone", async () => {
+  const { server, open, storage } = browser(0, { refreshToken: "localStorage" });
+  const theirs = "gapura:https://gapura.test/:8080/:2:refresh-token";
+  storage.setItem(theirs, "secret");
+  assert.equal(await soFar(open({ channel: null }).client.resume()), null);
+  assert.deepEqual([server.requests.length, storage.keys()], [0, [theirs]]);
 });
 
 test("a logout heard late leaves the keys of the next login alone", async () => {
@@ -523,7 +557,6 @@ test("a page that comes back from the browser's own cache looks who is there by 
     } else {
       // A refresh token may have been used by others: the access token tells first.
       (await here.server.next(PATH)).answer(problem(401, "token_revoked"));
-      (await here.server.next(REFRESH)).answer(problem(401, "refresh_invalid"));
       await settle();
       assert.equal(here.client.user, null);
     }
@@ -617,13 +650,13 @@ test("a logout that the server refuses or never answers is told again; one that 
 
 test("who signs in while a page is about to tell of an old logout is left alone", async () => {
   const { server, tabs, locks, storage } = browser(1);
-  storage.setItem("gapura:https://gapura.test:1:signed-out", "1");
+  storage.setItem("gapura:https://gapura.test/:1:signed-out", "1");
   let release;
   locks.request("x", {}, () => new Promise((resolve) => (release = resolve)));
   const coming = tabs[0].client.resume();
   await settle();
   // As the login in another tab does.
-  storage.removeItem("gapura:https://gapura.test:1:signed-out");
+  storage.removeItem("gapura:https://gapura.test/:1:signed-out");
   release();
   await coming;
   assert.equal(server.count(LOGOUT), 0);
@@ -696,7 +729,7 @@ test("signing in and coming back take their turn, as a refresh does: answers wit
 });
 
 test("what is stored is forgotten once the server refuses it, and where it is two people's", async () => {
-  const key = (id) => `gapura:https://gapura.test:${id}:refresh-token`;
+  const key = (id) => `gapura:https://gapura.test/:${id}:refresh-token`;
   const { server, open, storage } = browser(0, { refreshToken: "localStorage" });
   storage.setItem(key(1), "first");
   const coming = open().client.resume();
