@@ -90,7 +90,7 @@ pub async fn login_page(req: HttpRequest, app: web::Data<App>) -> Result<HttpRes
     // A page left open comes here by itself at its end: that must not open the next session, which
     // would go on for ever.
     let may_restore = match query.reason {
-        Some(_) => origin::is_surely_opened_by_person(&req),
+        Some(_) => origin::is_opened_by_person(&req),
         None => origin::is_page_load(&req),
     };
     match living(&req, &app, now).await {

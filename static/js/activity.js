@@ -211,6 +211,7 @@ function start() {
   const inputAge = () => Math.max(0, now() - lastInput, Date.now() - lastInputWall);
 
   let over = false;
+  let waited = false;
   /** When the person last set out for another page. */
   let leftAt = -Infinity;
   let busy = false;
@@ -436,6 +437,12 @@ function start() {
     const patience = leftAt + 5000 - now();
     if (patience > 0) {
       setTimeout(() => leave(reason), patience);
+      return;
+    }
+    // Another tab, whose question the server has answered, may be about to say why.
+    if (reason === "" && !waited) {
+      waited = true;
+      setTimeout(() => leave(""), 500);
       return;
     }
     over = true;

@@ -275,8 +275,8 @@ export function createClient(options = {}) {
   const byCookie = !bySession && keeping === "cookie";
   const credentials = bySession || byCookie ? "same-origin" : "omit";
   const base = new URL(baseUrl === "" ? "/" : `${baseUrl.replace(/\/$/, "")}/`, globalThis.location?.href);
-  /** The same however the address is spelled. */
-  const scope = `gapura:${base.href}`;
+  /** The same however an address is spelled. */
+  const scope = `gapura:${baseUrl && base.href.replace(/\/$/, "")}`;
   /** Clients that keep other things do not concern each other. */
   const kind = bySession ? "session" : `token/${keeping}`;
 
@@ -951,8 +951,6 @@ export function createClient(options = {}) {
     if (!Socket) throw new TypeError("There is no WebSocket here.");
     const url = new URL(options.socketUrl ?? "api/v1/ws", base);
     url.protocol = url.protocol.replace("http", "ws");
-    // Whatever session this browser has beside: it may be over, or somebody else's.
-    if (!bySession) url.searchParams.set("by", "token");
     /** @type {WebSocket | null} */
     let socket = null;
     let failures = 0;
@@ -989,6 +987,8 @@ export function createClient(options = {}) {
       // A page of ours says nothing in time where its cookie is gone.
       if (code === 4401 || (bySession && code === 4408)) {
         try {
+          // Perhaps it was a session that this browser has beside, and that is over.
+          if (!bySession) url.searchParams.set("by", "token");
           if (bySession) await introduce();
           else if (g.user && word === "token_revoked") leave(g, word, true);
           else if (g.user) await refresh(g);

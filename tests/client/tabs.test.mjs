@@ -112,7 +112,7 @@ test("a tab that hangs with the lock is waited for ten seconds, not longer", asy
   const { server, tabs, clock, locks } = browser(2);
   await signIn(tabs[0], ADA);
   await settle();
-  locks.request("gapura:https://gapura.test/", {}, () => new Promise(() => {})).catch(() => {});
+  locks.request("gapura:https://gapura.test", {}, () => new Promise(() => {})).catch(() => {});
   await settle();
   t.mock.timers.enable({ apis: ["setTimeout"] });
   clock.at += 1_800_000;
@@ -281,7 +281,7 @@ test("what is stored by choice carries the user's id and goes at logout", async 
   const { server, tabs, open, storage, clock } = browser(2, { refreshToken: "localStorage", legacyKeys: ["token", "user"] });
   storage.setItem("token", "of an older client");
   storage.setItem("theirs", "stays");
-  const KEY = "gapura:https://gapura.test/:1:refresh-token";
+  const KEY = "gapura:https://gapura.test:1:refresh-token";
   await signIn(tabs[0], ADA, { refreshToken: "first" });
   assert.deepEqual(storage.keys(), ["theirs", KEY]);
   storage.setItem("user", "of an older client");
@@ -329,12 +329,12 @@ test("tabs agree however they spell where Gapura is", async () => {
     here.client.login({ username: "ada", password: "x" });
     await settle();
   }
-  assert.deepEqual([...names], ["gapura:https://gapura.test/"]);
+  assert.deepEqual([...names], ["gapura:https://gapura.test"]);
 });
 
 test("what is stored for a Gapura at an address that begins alike is left alone", async () => {
   const { server, open, storage } = browser(0, { refreshToken: "localStorage" });
-  const theirs = "gapura:https://gapura.test/:8080/:2:refresh-token";
+  const theirs = "gapura:https://gapura.test:8080:2:refresh-token";
   storage.setItem(theirs, "secret");
   assert.equal(await soFar(open({ channel: null }).client.resume()), null);
   assert.deepEqual([server.requests.length, storage.keys()], [0, [theirs]]);
@@ -650,13 +650,13 @@ test("a logout that the server refuses or never answers is told again; one that 
 
 test("who signs in while a page is about to tell of an old logout is left alone", async () => {
   const { server, tabs, locks, storage } = browser(1);
-  storage.setItem("gapura:https://gapura.test/:1:signed-out", "1");
+  storage.setItem("gapura:https://gapura.test:1:signed-out", "1");
   let release;
   locks.request("x", {}, () => new Promise((resolve) => (release = resolve)));
   const coming = tabs[0].client.resume();
   await settle();
   // As the login in another tab does.
-  storage.removeItem("gapura:https://gapura.test/:1:signed-out");
+  storage.removeItem("gapura:https://gapura.test:1:signed-out");
   release();
   await coming;
   assert.equal(server.count(LOGOUT), 0);
@@ -729,7 +729,7 @@ test("signing in and coming back take their turn, as a refresh does: answers wit
 });
 
 test("what is stored is forgotten once the server refuses it, and where it is two people's", async () => {
-  const key = (id) => `gapura:https://gapura.test/:${id}:refresh-token`;
+  const key = (id) => `gapura:https://gapura.test:${id}:refresh-token`;
   const { server, open, storage } = browser(0, { refreshToken: "localStorage" });
   storage.setItem(key(1), "first");
   const coming = open().client.resume();

@@ -265,7 +265,7 @@ async fn a_tab_that_holds_the_lock_and_is_gone_freezes_no_other() {
     let [first, second] = two_tabs(&ada, IN_MEMORY).await;
     sign_in(&ada, "ada").await;
     let hold = "new Promise((held) => {
-        navigator.locks.request(`gapura:${location.origin}/`, () => new Promise(() => held(true))).catch(() => {});
+        navigator.locks.request('gapura:', () => new Promise(() => held(true))).catch(() => {});
     })";
     let ask = "(() => {
         const began = performance.now();
@@ -576,7 +576,7 @@ async fn a_page_that_is_loaded_while_another_tab_logs_out_brings_nobody_back() {
             await gate;
             return answer;
         };
-        window.channel = new BroadcastChannel(`gapura:${location.origin}/`);
+        window.channel = new BroadcastChannel('gapura:');
         const deaf = {postMessage: (message) => channel.postMessage(message), removeEventListener() {},
             addEventListener: (type, listener) => channel.addEventListener(type, (event) => {
                 if (event.data.type !== 'here') listener(event);
