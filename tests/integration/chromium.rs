@@ -136,8 +136,16 @@ impl Chromium {
         found.unwrap_or_else(|error| panic!("{css}: {error}"))
     }
 
+    /// What is to be read there; waits for it, since what is about to appear has no text yet.
     pub async fn text(&self, css: &str) -> String {
-        self.find(css).await.text().await.expect("text")
+        let began = Instant::now();
+        loop {
+            let text = self.find(css).await.text().await.expect("text");
+            if !text.is_empty() || began.elapsed() > Duration::from_secs(2) {
+                return text;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
     }
 
     /// Path and query of the page.
