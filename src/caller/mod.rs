@@ -482,7 +482,7 @@ async fn passing_session(
         return Err(Code::SessionMissing.into());
     }
     // A proxy may leave out what the browser said: nothing said is nothing that a person did.
-    if req.headers().contains_key("sec-fetch-mode") && origin::is_opened_by_person(req) {
+    if origin::is_surely_opened_by_person(req) {
         session = session.touch(app, now, now).await?;
     }
     Ok(Credential::Session(Box::new(session)))

@@ -5,9 +5,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use actix_web::body::BoxBody;
+use actix_web::dev::Payload;
+use actix_web::error::PayloadError;
 use actix_web::http::header::{ORIGIN, SEC_WEBSOCKET_VERSION, UPGRADE};
-use actix_web::{HttpRequest, HttpResponse, Responder, rt, web};
+use actix_web::{FromRequest, HttpRequest, HttpResponse, Responder, rt, web};
 use actix_ws::{AggregatedMessage, AggregatedMessageStream, ProtocolError};
+use futures_util::StreamExt;
+use schemars::JsonSchema;
+use serde::Deserialize;
 use serde_json::json;
 use tokio::time::Instant;
 use uuid::Uuid;
@@ -17,13 +22,14 @@ use super::{By, Pass};
 use crate::app::App;
 use crate::caller::scope::Scope;
 use crate::clock::Timestamp;
-use crate::error::{AppError, Code};
+use crate::error::{AppError, Code, FieldErrors};
 use crate::login::sign_in::network;
 use crate::openapi::{Input, Operation, Output};
 use crate::session::extract::{BrowserSession, look};
 use crate::token::jwt::{self, Reading};
 use crate::token::personal::Candidate;
 use crate::token::personal::memory::{self, Known};
+use crate::web::input::{Check, Query};
 use crate::web::origin::{address, header, is_own};
 
 /// The longest message; the longest access token fits.
@@ -31,6 +37,8 @@ const LONGEST: usize = 5 * 1024;
 /// Frames that a client may send within [`WINDOW`].
 const MOST_FRAMES: u32 = 60;
 const WINDOW: Duration = Duration::from_secs(60);
+/// Bytes that it may send meanwhile: so many of the longest messages, each with the header of a frame.
+const MOST_BYTES: usize = MOST_FRAMES as usize * (LONGEST + 14);
 /// When a client whose address has too many sockets open may come back: some have timed out by then.
 const COME_BACK: Duration = Duration::from_secs(10);
 
@@ -53,8 +61,48 @@ impl Output for Upgraded {
     }
 }
 
-impl Input for web::Payload {
+/// What a client sends; beyond [`MOST_BYTES`] an error.
+pub struct Bounded(web::Payload);
+
+impl FromRequest for Bounded {
+    type Error = actix_web::Error;
+    type Future = std::future::Ready<Result<Self, Self::Error>>;
+
+    /// The limits on messages do not bound what is kept: a frame is looked at once it is there in full,
+    /// however long it says it is, and of a message in parts that has no end nobody hears.
+    fn from_request(req: &HttpRequest, payload: &mut Payload) -> Self::Future {
+        let (mut since, mut left) = (Instant::now(), MOST_BYTES);
+        let bounded = payload.take().map(move |bytes| {
+            let bytes = bytes?;
+            if since.elapsed() >= WINDOW {
+                (since, left) = (Instant::now(), MOST_BYTES);
+            }
+            let rest = left.checked_sub(bytes.len());
+            left = rest.ok_or(PayloadError::Overflow)?;
+            Ok(bytes)
+        });
+        let mut bounded: Payload = Payload::Stream {
+            payload: Box::pin(bounded),
+        };
+        let payload = web::Payload::from_request(req, &mut bounded).into_inner();
+        std::future::ready(payload.map(Self))
+    }
+}
+
+impl Input for Bounded {
     fn describe(_: &mut Operation) {}
+}
+
+/// How a client means to say who it is.
+#[derive(Deserialize, JsonSchema)]
+pub struct Introduction {
+    /// `token`: by its first message alone; a session cookie is not looked at. Anything else means nothing.
+    #[serde(default)]
+    by: String,
+}
+
+impl Check for Introduction {
+    fn check(&self, _: &mut FieldErrors) {}
 }
 
 /// Where the page is from that wants a socket. Browsers always say.
@@ -78,13 +126,14 @@ impl Page {
     }
 }
 
-/// Opens a socket. A page of ours is let in by its cookie, others say who they are; a page from
+/// Opens a socket. A page of ours is let in by its cookie unless it has a token, others say who they are; a page from
 /// elsewhere is told so by the code with which its socket is closed, since scripts cannot see the
 /// status of a handshake.
 pub async fn connect(
     req: HttpRequest,
     app: web::Data<App>,
-    body: web::Payload,
+    Query(Introduction { by }): Query<Introduction>,
+    Bounded(body): Bounded,
 ) -> Result<Upgraded, AppError> {
     let wants = header(&req, UPGRADE).unwrap_or_default();
     let version = header(&req, SEC_WEBSOCKET_VERSION);
@@ -98,6 +147,7 @@ pub async fn connect(
     let entry = match Page::of(&req, &app) {
         Page::Elsewhere => Err(Close::OTHER_ORIGIN),
         Page::Allowed => Ok(None),
+        Page::Ours if by == "token" => Ok(None),
         Page::Ours => match look(&req, &app, now).await {
             Ok(session) => Ok(pass_of(&session)),
             Err(AppError::SessionOver(_)) => Err(Close::SESSION_EXPIRED),
@@ -178,8 +228,8 @@ fn complaint(error: &ProtocolError) -> Close {
     match error {
         ProtocolError::Overflow => Close::TOO_BIG,
         ProtocolError::Io(error) if error.kind() == ErrorKind::InvalidData => Close::NOT_TEXT,
-        // What the stream says of a message in too many parts; of a connection that broke, too, and
-        // then nobody is told.
+        // What the stream says of a message in too many parts, and of more bytes than there may be; of a
+        // connection that broke, too, and then nobody is told.
         ProtocolError::Io(_) => Close::TOO_BIG,
         _ => Close::PROTOCOL,
     }

@@ -36,7 +36,7 @@ pub fn app_of(req: &HttpRequest) -> web::Data<App> {
 }
 
 /// A living session of a page. Opening the page counts as activity; a remember cookie opens a new
-/// session here, on the request that carries it.
+/// session here, on the request that carries it. What a page left open asks for by itself is neither.
 #[derive(Clone)]
 pub struct BrowserSession {
     pub record: Record,
@@ -54,7 +54,9 @@ impl FromRequest for BrowserSession {
             let now = app.clock.now();
             let session = match living(&req, &app, now).await {
                 Ok(session) => session.touch_if_person(&req, &app, now).await,
-                Err(AppError::Problem(Code::SessionMissing)) if req.method() == Method::GET => {
+                Err(AppError::Problem(Code::SessionMissing))
+                    if req.method() == Method::GET && origin::is_page_load(&req) =>
+                {
                     let record = remember::restore(&req, &app, now).await?;
                     begin(&req, &record)?;
                     Ok(Self {

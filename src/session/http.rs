@@ -43,8 +43,8 @@ struct LoginPage {
 pub struct LoginQuery {
     #[serde(default)]
     next: String,
-    #[serde(default)]
-    reason: String,
+    /// Empty where a page was left and its script does not know why.
+    reason: Option<String>,
 }
 
 /// The login form.
@@ -86,10 +86,18 @@ pub async fn login_page(req: HttpRequest, app: web::Data<App>) -> Result<HttpRes
     let query = query.map(web::Query::into_inner).unwrap_or_default();
     let next = origin::local_path(&query.next).to_owned();
     let now = app.clock.now();
-    let mut reason = Reason::named(&query.reason);
+    let mut reason = query.reason.as_deref().and_then(Reason::named);
+    // A page left open comes here by itself at its end: that must not open the next session, which
+    // would go on for ever.
+    let may_restore = match query.reason {
+        Some(_) => origin::is_opened_by_person(&req),
+        None => origin::is_page_load(&req),
+    };
     match living(&req, &app, now).await {
         Ok(_) => return Ok(see_other(&next)),
-        Err(AppError::Problem(Code::SessionMissing)) if remember::is_carried(&req, &app) => {
+        Err(AppError::Problem(Code::SessionMissing))
+            if may_restore && remember::is_carried(&req, &app) =>
+        {
             match remember::restore(&req, &app, now).await {
                 Ok(record) => {
                     begin(&req, &record)?;

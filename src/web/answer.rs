@@ -38,11 +38,15 @@ const LARGEST_HEAD: usize = 16 * 1024;
 fn request_id() -> String {
     static PROCESS: LazyLock<u64> = LazyLock::new(|| u64::from_be_bytes(random()));
     static NEXT: AtomicU64 = AtomicU64::new(0);
-    format!(
-        "{:016x}{:012x}",
-        *PROCESS,
-        NEXT.fetch_add(1, Ordering::Relaxed)
-    )
+    let number = NEXT.fetch_add(1, Ordering::Relaxed).to_be_bytes();
+    let bytes = PROCESS
+        .to_be_bytes()
+        .into_iter()
+        .chain(number.into_iter().skip(2));
+    let digits = bytes.flat_map(|byte| [byte >> 4, byte & 15]);
+    digits
+        .map(|digit| char::from(b"0123456789abcdef"[usize::from(digit)]))
+        .collect()
 }
 
 /// Headers for whoever goes on with a login.

@@ -18,7 +18,6 @@ use actix_web::http::StatusCode;
 use actix_web::{HttpRequest, HttpResponse, Responder};
 use schemars::JsonSchema;
 use serde::Serialize;
-use serde_json::json;
 
 use crate::openapi::{Operation, Output};
 
@@ -45,8 +44,18 @@ pub type Created<T> = Answer<T, 201>;
 
 impl<T: Serialize, const STATUS: u16> Answer<T, STATUS> {
     fn with(message: &str, data: &T) -> Self {
+        #[derive(Serialize)]
+        struct Body<'a, T> {
+            status: u16,
+            message: &'a str,
+            data: &'a T,
+        }
         let status = StatusCode::from_u16(STATUS).unwrap_or(StatusCode::OK);
-        let body = json!({"status": STATUS, "message": message, "data": data});
+        let body = Body {
+            status: STATUS,
+            message,
+            data,
+        };
         Self {
             response: HttpResponse::build(status).json(body),
             data: PhantomData,

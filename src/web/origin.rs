@@ -12,6 +12,7 @@ use crate::config::Config;
 use crate::error::{AppError, Code};
 use crate::login::Client;
 
+const SEC_FETCH_MODE: HeaderName = HeaderName::from_static("sec-fetch-mode");
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
 /// Between browser and system.
@@ -53,7 +54,13 @@ pub fn single(headers: &HeaderMap, name: impl Into<HeaderName>) -> Option<&str> 
 /// What stands behind `Authorization: Bearer`. The scheme's name is case-insensitive (RFC 9110, 11.1).
 /// Of two headers nobody knows which one a proxy in front has looked at.
 pub fn bearer(req: &HttpRequest) -> Option<&str> {
-    let (scheme, token) = header(req, AUTHORIZATION)?.split_once(' ')?;
+    let mut values = req.headers().get_all(AUTHORIZATION);
+    let (value, None) = (values.next()?, values.next()) else {
+        return None;
+    };
+    // Not by `to_str`, which takes longer for a JWT than all that is done with it.
+    let text = std::str::from_utf8(value.as_bytes()).ok()?;
+    let (scheme, token) = text.split_once(' ')?;
     scheme.eq_ignore_ascii_case("bearer").then_some(token)
 }
 
@@ -178,7 +185,7 @@ pub fn is_opened_by_person(req: &HttpRequest) -> bool {
     if headers.contains_key("sec-purpose") || headers.contains_key("purpose") {
         return false;
     }
-    match headers.get("sec-fetch-mode") {
+    match headers.get(SEC_FETCH_MODE) {
         Some(mode) => {
             mode == "navigate"
                 && headers
@@ -186,6 +193,20 @@ pub fn is_opened_by_person(req: &HttpRequest) -> bool {
                     .is_some_and(|user| user == "?1")
         }
         None => true,
+    }
+}
+
+/// As [`is_opened_by_person`], where nothing said is nothing that a person did.
+pub fn is_surely_opened_by_person(req: &HttpRequest) -> bool {
+    req.headers().contains_key(SEC_FETCH_MODE) && is_opened_by_person(req)
+}
+
+/// Whether a page is being opened, by its person or by a browser that brings its tabs back, and not
+/// fetched by a script. Where a browser does not tell, our own scripts do.
+pub fn is_page_load(req: &HttpRequest) -> bool {
+    match req.headers().get(SEC_FETCH_MODE) {
+        Some(mode) => mode == "navigate",
+        None => !req.headers().contains_key("purpose"),
     }
 }
 

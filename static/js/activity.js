@@ -198,10 +198,10 @@ function start() {
   const idleLead = warnBefore(data.idleLifetimeMs, idleEnd - rendered);
   const sessionLead = warnBefore(data.sessionLifetimeMs, sessionEnd - rendered);
 
-  /* The person's last input, in this tab or another. Opening the page was one. */
+  /* The person's last input, in this tab or another. Opening the page was one, if the server took it for one. */
 
-  let lastInput = rendered;
-  let lastInputWall = Date.now() - (now() - rendered);
+  let lastInput = rendered - Math.max(0, positive(data.idleLifetimeMs, 0) - positive(data.idleRemainingMs, Infinity));
+  let lastInputWall = Date.now() - (now() - lastInput);
   /** Something happened that the server has not been told. */
   let unreported = false;
   /** It happened here and not in another tab. */
@@ -211,6 +211,7 @@ function start() {
   const inputAge = () => Math.max(0, now() - lastInput, Date.now() - lastInputWall);
 
   let over = false;
+  let waited = false;
   /** When the person last set out for another page. */
   let leftAt = -Infinity;
   let busy = false;
@@ -438,16 +439,20 @@ function start() {
       setTimeout(() => leave(reason), patience);
       return;
     }
+    // Another tab, whose question the server has answered, may be about to say why.
+    if (reason === "" && !waited) {
+      waited = true;
+      setTimeout(() => leave(""), 500);
+      return;
+    }
     over = true;
     clearTimeout(timer);
     clearTimeout(telling);
     tell({ type: "over", reason });
     channel?.close();
     saveDraft();
-    const query = new URLSearchParams();
-    if (reason !== "") query.set("reason", reason);
-    query.set("next", here());
-    location.replace(`${loginUrl}?${query}`);
+    // Also an empty reason: it tells the login page that nobody has asked for it.
+    location.replace(`${loginUrl}?${new URLSearchParams({ reason, next: here() })}`);
   }
 
   /* Warnings */

@@ -16,7 +16,7 @@
  * @typedef {object} Events
  * @property {{user: User}} signed-in
  * @property {{user: User | null, reason: string}} signed-out `reason`: "logged_out", "other_user",
- *   or the code with which the server refused to go on
+ *   why the server has ended it, or the code with which it refused to go on
  * @property {{user: User}} refreshed
  * @property {{user: User, in: number}} expiring the access token, in so many milliseconds
  * @property {{type: string, [more: string]: unknown}} event what the server says over the WebSocket; a second
@@ -274,11 +274,11 @@ export function createClient(options = {}) {
   const personalToken = typeof credential === "object" ? credential.personalToken : "";
   const byCookie = !bySession && keeping === "cookie";
   const credentials = bySession || byCookie ? "same-origin" : "omit";
-  const scope = `gapura:${baseUrl}`;
+  const base = new URL(baseUrl === "" ? "/" : `${baseUrl.replace(/\/$/, "")}/`, globalThis.location?.href);
+  /** The same however an address is spelled. */
+  const scope = `gapura:${baseUrl && base.href.replace(/\/$/, "")}`;
   /** Clients that keep other things do not concern each other. */
   const kind = bySession ? "session" : `token/${keeping}`;
-
-  const base = new URL(baseUrl === "" ? "/" : `${baseUrl.replace(/\/$/, "")}/`, globalThis.location?.href);
 
   const locks =
     options.locks !== undefined ? options.locks : /** @type {Locks | undefined} */ (ifAllowed(() => globalThis.navigator?.locks));
@@ -343,7 +343,9 @@ export function createClient(options = {}) {
     const names = ifAllowed(() => Array.from({ length: store?.length ?? 0 }, (_, index) => store?.key(index) ?? ""));
     return (names ?? [])
       .filter((name) => name.startsWith(start) && name.endsWith(end) && name.length > start.length + end.length)
-      .map((name) => name.slice(start.length, -end.length));
+      .map((name) => name.slice(start.length, -end.length))
+      // Of a Gapura at an address that begins like this one's.
+      .filter((id) => !id.includes(":"));
   }
 
   function forgetLegacy() {
@@ -890,9 +892,12 @@ export function createClient(options = {}) {
   /** @param {Generation} g @param {string | URL | Request} input @param {RequestInit} init */
   async function call(g, input, init) {
     if (input instanceof Request) {
-      const { method, headers, signal } = input;
+      const { method, headers, signal, redirect, cache, keepalive } = input;
       const body = ["GET", "HEAD"].includes(method) ? undefined : await g.within(input.clone().arrayBuffer());
-      return attempt(g, urlOf(input.url), { method, headers, signal, ...(body?.byteLength ? { body } : {}), ...init });
+      const given = { method, headers, signal, redirect, cache, keepalive, ...(body?.byteLength ? { body } : {}) };
+      // What every Request says that was not told otherwise.
+      const chosen = input.credentials === "same-origin" ? {} : { credentials: input.credentials };
+      return attempt(g, urlOf(input.url), { ...given, ...chosen, ...init });
     }
     return attempt(g, urlOf(String(input)), init);
   }
@@ -907,7 +912,9 @@ export function createClient(options = {}) {
       const { code } = await g.within(problemOf(response.clone()));
       // Others may have been refused with the same token, and have got another by now.
       if (code.startsWith("token_")) {
-        if (g.token === sent) await refresh(g);
+        // A login that was ended elsewhere: its refresh token in use after that would look like a thief's.
+        if (g.token === sent && code === "token_revoked") leave(g, code, true);
+        else if (g.token === sent) await refresh(g);
         response = await request(g, url, init);
       }
     }
@@ -960,7 +967,9 @@ export function createClient(options = {}) {
     const receive = (message) => {
       if (typeof message?.type !== "string") return;
       if (message.type === "authenticated") {
+        const isRenewal = trusted;
         trusted = (idOf(g) ?? message.user_id) === message.user_id;
+        if (trusted && isRenewal) return;
         if (!trusted) close();
         if (!trusted && bySession) leave(g, "other_user", false);
       }
@@ -968,15 +977,20 @@ export function createClient(options = {}) {
       failures = 0;
       if (message.type === "token.expiring" && g.user) refresh(g).catch(() => {});
       emit(g, "event", message);
+      // A page of ours is told by what it asks next.
+      if (message.type === "session.revoked" && !bySession && g.user) leave(g, message.reason ?? "token_revoked", true);
     };
-    /** @param {number} code */
-    const lost = async (code) => {
+    /** @param {number} code @param {string} [word] */
+    const lost = async (code, word) => {
       // Another user's or another origin's: it would be the same again.
       if (code === 4403) return;
       // A page of ours says nothing in time where its cookie is gone.
       if (code === 4401 || (bySession && code === 4408)) {
         try {
+          // Perhaps it was a session that this browser has beside, and that is over.
+          if (!bySession) url.searchParams.set("by", "token");
           if (bySession) await introduce();
+          else if (g.user && word === "token_revoked") leave(g, word, true);
           else if (g.user) await refresh(g);
         } catch {
           // Ended, and then there is nothing more to do, or out of reach.
@@ -996,9 +1010,9 @@ export function createClient(options = {}) {
       trusted = false;
       opened.onopen = renew;
       opened.onmessage = ({ data }) => receive(ifAllowed(() => JSON.parse(data)));
-      opened.onclose = ({ code }) => {
+      opened.onclose = ({ code, reason }) => {
         socket = null;
-        void lost(code);
+        void lost(code, reason);
       };
     };
     const close = () => {

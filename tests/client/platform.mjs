@@ -197,9 +197,9 @@ export function sockets() {
     say(message) {
       this.onmessage?.({ data: JSON.stringify(message) });
     }
-    drop(code) {
+    drop(code, reason = "") {
       this.readyState = 3;
-      this.onclose?.({ code });
+      this.onclose?.({ code, reason });
     }
   }
   return { opened, FakeSocket, live: () => opened.filter(({ readyState }) => readyState < 2) };

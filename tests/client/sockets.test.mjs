@@ -116,6 +116,25 @@ test("a token that was renewed is shown on the open socket", async (t) => {
   assert.deepEqual(socket.sent.at(-1), hello(third.access_token));
 });
 
+test("what may have been missed is told once for each socket, and not at each renewal", async (t) => {
+  const { socket, opened, told, server } = await connected(t);
+  const let_in = { type: "authenticated", user_id: "1", expires_at: "2026-01-01T00:30:00Z" };
+  const count = () => told.filter(([, what]) => what === "authenticated").length;
+  assert.equal(count(), 1);
+  socket.say(let_in);
+  assert.equal(count(), 1);
+  socket.say({ type: "sessions.changed" });
+  assert.deepEqual(told.at(-1), ["event", "sessions.changed"]);
+  socket.drop(1006);
+  t.mock.timers.tick(1000);
+  await settle();
+  opened[1].accept();
+  opened[1].say(let_in);
+  opened[1].say(let_in);
+  assert.equal(count(), 2);
+  assert.equal(server.count(REFRESH), 0);
+});
+
 test("refused as expired it gets another token; refused for good it signs out", async (t) => {
   const { socket, server, opened, told } = await connected(t);
   socket.drop(4401);
@@ -124,6 +143,8 @@ test("refused as expired it gets another token; refused for good it signs out", 
   await settle();
   t.mock.timers.tick(1000);
   await settle();
+  // It may have been the session that this browser has beside.
+  assert.equal(opened[1].url, "wss://gapura.test/api/v1/ws?by=token");
   opened[1].accept();
   assert.deepEqual(opened[1].sent, [hello(next.access_token)]);
   opened[1].drop(4401);
@@ -133,6 +154,26 @@ test("refused as expired it gets another token; refused for good it signs out", 
   await settle();
   assert.equal(opened.length, 2);
   assert.deepEqual(told.at(-1), ["signed-out", "ada", "refresh_reused"]);
+});
+
+test("a login that was ended elsewhere is left with the reason, and its refresh token is not shown", async (t) => {
+  for (const end of [
+    (socket) => socket.say({ type: "session.revoked", reason: "revoked" }),
+    (socket) => socket.drop(4401, "token_revoked"),
+  ]) {
+    const { socket, server, opened, told } = await connected(t);
+    end(socket);
+    socket.drop(4401, "token_revoked");
+    await settle();
+    t.mock.timers.tick(600_000);
+    await settle();
+    assert.deepEqual([opened.length, server.requests.length], [1, 1]);
+    const [name, who, reason] = told.at(-1);
+    assert.deepEqual([name, who], ["signed-out", "ada"]);
+    assert.match(reason, /^(token_)?revoked$/);
+    assert.equal(told.filter(([name]) => name === "signed-out").length, 1);
+    t.mock.timers.reset();
+  }
 });
 
 test("refused as another's it is not tried again", async (t) => {
@@ -153,6 +194,7 @@ test("a page of ours is let in by its cookie", async (t) => {
   here.opened[0].say({ type: "sessions.changed" });
   here.opened[0].say({ type: "authenticated", user_id: "1" });
   here.opened[0].say({ type: "session.expiring" });
+  assert.equal(here.opened[0].url, "wss://gapura.test/api/v1/ws");
   assert.deepEqual(here.opened[0].sent, []);
   assert.deepEqual(here.told, [["event", "authenticated"], ["event", "session.expiring"]]);
   here.opened[0].drop(4401);

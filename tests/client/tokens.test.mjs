@@ -73,6 +73,32 @@ test("fifty refusals of one token are one refresh, and each call is repeated onc
   assert.equal((await answers[0].json()).code, "token_expired");
 });
 
+test("a login that was ended elsewhere is left without showing its refresh token", async () => {
+  const here = tab();
+  await signIn(here, ADA);
+  const calls = [here.client.fetch(PATH), here.client.get(PATH)];
+  const [first, second] = [await here.server.next(PATH), await here.server.next(PATH)];
+  first.answer(problem(401, "token_revoked"));
+  second.answer(problem(401, "token_revoked"));
+  assert.deepEqual(await Promise.all(calls.map(soFar)), ["GapuraSignedOut", "GapuraSignedOut"]);
+  assert.deepEqual(here.told, [["signed-in", "ada"], ["signed-out", "ada", "token_revoked"]]);
+  assert.equal(here.server.requests.length, 3);
+});
+
+test("a call that was refused with a token that has been replaced since is repeated with the new one", async () => {
+  const here = tab();
+  await signIn(here, ADA);
+  const call = here.client.fetch(PATH);
+  const late = await here.server.next(PATH);
+  here.client.fetch(PATH);
+  (await here.server.next(PATH)).answer(problem(401, "token_expired"));
+  (await here.server.next(REFRESH)).answer(answer(pair(ADA)));
+  await here.server.next(PATH);
+  late.answer(problem(401, "token_revoked"));
+  (await here.server.next(PATH)).answer(answer(1));
+  assert.equal((await call).status, 200);
+});
+
 test("a device two hours off refreshes when it is time, by no clock of its own", async (t) => {
   for (const off of [-7_200_000, 7_200_000]) {
     const at = Date.now();
@@ -295,6 +321,24 @@ test("a Request will do as well", async () => {
   assert.match(request.token, /^ada-/);
   request.answer(answer(1));
   assert.equal((await call).status, 200);
+});
+
+test("a Request keeps what it says of how it is sent", async () => {
+  const here = tab();
+  await signIn(here, ADA);
+  const sent = async (more, init) => {
+    here.client.fetch(new Request("https://gapura.test/api/v1/me", more), init);
+    const { redirect, cache, keepalive, credentials } = (await here.server.next(PATH)).init;
+    return [redirect, cache, keepalive, credentials];
+  };
+  const how = { redirect: "manual", cache: "no-store", keepalive: true, credentials: "omit" };
+  assert.deepEqual(await sent(how), ["manual", "no-store", true, "omit"]);
+  assert.deepEqual(await sent(how, { redirect: "error" }), ["error", "no-store", true, "omit"]);
+  assert.deepEqual(await sent({}), ["follow", "default", false, "same-origin"]);
+  const memory = tab({ options: { refreshToken: "memory" } });
+  await signIn(memory, ADA, { refreshToken: "first" });
+  memory.client.fetch(new Request("https://gapura.test/api/v1/me"));
+  assert.equal((await memory.server.next(PATH)).init.credentials, "omit");
 });
 
 test("get shares one request, keeps its answer as long as asked, and forgets it when told", async () => {

@@ -364,6 +364,53 @@ const SKIPPING: &str = "(() => {
 })()";
 
 #[actix_web::test]
+async fn a_forgotten_tab_does_not_come_back_by_remember_me_and_its_person_does() {
+    let settings = [
+        ("GAPURA_SESSION_IDLE_TIMEOUT", "5s"),
+        ("GAPURA_ACTIVITY_PING_INTERVAL", "1s"),
+    ];
+    let app = serve(&settings).await;
+    let ada = Chromium::open(&app).await;
+    ada.go("/login").await;
+    ada.click("#remember").await;
+    ada.fill_in("ada", TestApp::PASSWORD).await;
+    ada.arrive("/dashboard").await;
+    app.advance(Duration::from_secs(6));
+    ada.arrive("/login?reason=idle&next=%2Fdashboard").await;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert_eq!(ada.place().await, "/login?reason=idle&next=%2Fdashboard");
+    ada.until("document.querySelector('#password') !== null")
+        .await;
+    ada.go("/dashboard").await;
+    ada.arrive("/dashboard").await;
+    ada.close().await;
+}
+
+#[actix_web::test]
+async fn a_page_that_a_script_has_opened_is_no_input() {
+    let settings = [("GAPURA_SESSION_IDLE_TIMEOUT", "2h")];
+    let app = serve(&settings).await;
+    let ada = Chromium::open(&app).await;
+    ada.log_in("ada").await;
+    app.advance(Duration::from_secs(3600));
+    ada.devtools(
+        "Page.addScriptToEvaluateOnNewDocument",
+        json!({"source": SKIPPING}),
+    )
+    .await;
+    ada.evaluate("void setTimeout(() => location.assign('/dashboard/sessions'))")
+        .await;
+    ada.arrive("/dashboard/sessions").await;
+    // Its end has come by its own clock: it asks.
+    ada.evaluate("skip = 3700000; document.dispatchEvent(new Event('visibilitychange')); true")
+        .await;
+    let pings = ada.pings_when_there_are(1).await;
+    let idle = pings[0]["idle_seconds"].as_u64();
+    assert!(idle.is_some_and(|idle| idle >= 7200), "{pings:?}");
+    ada.close().await;
+}
+
+#[actix_web::test]
 async fn both_warnings_come_ten_minutes_ahead() {
     for (session, which) in [("24h", "data-stay"), ("2h", "data-dismiss")] {
         let settings = [

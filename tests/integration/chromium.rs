@@ -47,6 +47,7 @@ impl Default for Setup {
 pub struct Chromium {
     pub client: Client,
     pub url: String,
+    javascript: bool,
     pings: Mutex<Vec<Value>>,
     _profile: TempDir,
     _seat: SemaphorePermit<'static>,
@@ -60,6 +61,7 @@ impl Chromium {
     pub async fn open_as(app: &TestApp, setup: Setup) -> Self {
         let seat = SEATS.acquire().await.expect("never closed");
         let profile = TempDir::new().expect("a temporary directory");
+        let javascript = setup.javascript;
         let capabilities = capabilities(&profile, setup);
         let driver = variable("GAPURA_TEST_WEBDRIVER_URL");
         let client =
@@ -67,6 +69,7 @@ impl Chromium {
         Self {
             client: client.await.expect("a browser"),
             url: app.url.clone(),
+            javascript,
             pings: Mutex::default(),
             _profile: profile,
             _seat: seat,
@@ -109,7 +112,21 @@ impl Chromium {
     }
 
     pub async fn click(&self, css: &str) {
-        self.find(css).await.click().await.expect("a click");
+        let element = self.find(css).await;
+        // Without scripts a button leads to another page, and what is read must not be of the last.
+        let leads_away = !self.javascript && element.tag_name().await.expect("a name") == "button";
+        if leads_away {
+            self.evaluate("void (window.isLast = true)").await;
+        }
+        element.click().await.expect("a click");
+        let began = Instant::now();
+        while leads_away && began.elapsed() < Duration::from_secs(5) {
+            let ready = "window.isLast !== true && document.readyState === 'complete'";
+            if self.evaluate(ready).await == true {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
     }
 
     /// Presses keys where the focus is.
@@ -136,8 +153,16 @@ impl Chromium {
         found.unwrap_or_else(|error| panic!("{css}: {error}"))
     }
 
+    /// What is to be read there; waits for it, since what is about to appear has no text yet.
     pub async fn text(&self, css: &str) -> String {
-        self.find(css).await.text().await.expect("text")
+        let began = Instant::now();
+        loop {
+            let text = self.find(css).await.text().await.expect("text");
+            if !text.is_empty() || began.elapsed() > Duration::from_secs(2) {
+                return text;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
     }
 
     /// Path and query of the page.

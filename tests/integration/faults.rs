@@ -3,7 +3,6 @@
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
 use reqwest::Response;
@@ -11,6 +10,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::io::copy_bidirectional;
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::harness::{Backend, Installation};
@@ -91,50 +91,44 @@ pub const CUT: u8 = 2;
 /// Stands before a server, and can hang (nothing moves, nothing closes) or cut every connection.
 pub struct Proxy {
     pub port: u16,
-    state: Arc<AtomicU8>,
+    state: watch::Sender<u8>,
 }
 
 impl Proxy {
     pub async fn before(target: String) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let port = listener.local_addr().expect("an address").port();
-        let state = Arc::new(AtomicU8::new(OPEN));
-        let seen = Arc::clone(&state);
+        let (state, seen) = watch::channel(OPEN);
         actix_web::rt::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
-                actix_web::rt::spawn(forward(client, target.clone(), Arc::clone(&seen)));
+                actix_web::rt::spawn(forward(client, target.clone(), seen.clone()));
             }
         });
         Self { port, state }
     }
 
     pub fn set(&self, state: u8) {
-        self.state.store(state, Ordering::SeqCst);
+        self.state.send_replace(state);
     }
 }
 
-async fn forward(mut client: TcpStream, target: String, state: Arc<AtomicU8>) {
-    let tick = Duration::from_millis(10);
-    let is = |wanted| state.load(Ordering::SeqCst) == wanted;
-    while is(HANGING) {
-        tokio::time::sleep(tick).await;
-    }
+async fn forward(mut client: TcpStream, target: String, mut state: watch::Receiver<u8>) {
+    let _ = state.wait_for(|state| *state != HANGING).await;
     let Ok(mut server) = TcpStream::connect(target).await else {
         return;
     };
     loop {
-        if is(CUT) {
-            return;
+        let now = *state.borrow_and_update();
+        match now {
+            CUT => return,
+            // What has been read when it is dropped would be lost, so it goes on until the next change.
+            OPEN => tokio::select! {
+                _ = copy_bidirectional(&mut client, &mut server) => return,
+                changed = state.changed() => if changed.is_err() { return },
+            },
+            _ if state.changed().await.is_err() => return,
+            _ => {}
         }
-        if is(OPEN) {
-            // What has been read when it is dropped would be lost, so it goes on until all is quiet.
-            let turn = copy_bidirectional(&mut client, &mut server);
-            tokio::select! {
-                _ = turn => return,
-                () = async { while is(OPEN) { tokio::time::sleep(tick).await } } => {}
-            }
-        }
-        tokio::time::sleep(tick).await;
     }
 }
 

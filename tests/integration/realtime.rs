@@ -7,6 +7,7 @@ use futures_util::{SinkExt, StreamExt};
 use gapura::clock::{Clock, FakeClock, SystemClock};
 use reqwest::Method;
 use serde_json::{Value, json};
+use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
 use tokio_tungstenite::tungstenite::Error as WireError;
@@ -53,11 +54,15 @@ fn changed() -> Heard {
 pub struct Wire(WebSocketStream<TcpStream>);
 
 impl Wire {
-    /// The handshake, which may be refused with a status.
     async fn try_open(url: &str, headers: &[(&str, &str)]) -> Result<Self, u16> {
+        Self::try_open_at(url, "/api/v1/ws", headers).await
+    }
+
+    /// The handshake, which may be refused with a status.
+    async fn try_open_at(url: &str, path: &str, headers: &[(&str, &str)]) -> Result<Self, u16> {
         let host = url.trim_start_matches("http://");
         let tcp = TcpStream::connect(host).await.expect("a connection");
-        let request = format!("ws://{host}/api/v1/ws").into_client_request();
+        let request = format!("ws://{host}{path}").into_client_request();
         let mut request = request.expect("a request");
         for (name, value) in headers {
             let name = reqwest::header::HeaderName::from_bytes(name.as_bytes());
@@ -76,6 +81,17 @@ impl Wire {
 
     pub async fn open(url: &str, headers: &[(&str, &str)]) -> Self {
         Self::try_open(url, headers).await.expect("a socket")
+    }
+
+    async fn open_at(url: &str, path: &str, headers: &[(&str, &str)]) -> Self {
+        let opened = Self::try_open_at(url, path, headers).await;
+        opened.expect("a socket")
+    }
+
+    /// Sends what need not be a frame.
+    async fn write(&mut self, bytes: &[u8]) {
+        let tcp = self.0.get_mut();
+        tcp.write_all(bytes).await.expect("the server reads");
     }
 
     /// Of somebody with that token.
@@ -292,6 +308,36 @@ async fn a_page_of_ours_is_let_in_by_its_cookie_and_no_other() {
     let headers = [("cookie", cookies.as_str()), ("origin", origin.as_str())];
     let mut wire = Wire::open(&app.url, &headers).await;
     assert_eq!(wire.hear().await, closed(4401, "session_expired"));
+}
+
+#[actix_web::test]
+async fn a_client_that_has_a_token_is_not_taken_for_the_session_of_its_browser() {
+    let app = TestApp::start(Backend::Embedded).await;
+    let ada = Browser::new(&app, "ada").log_in().await;
+    let (cookies, origin) = (ada.cookie_header(), ada.origin());
+    let headers = [("cookie", cookies.as_str()), ("origin", origin.as_str())];
+    let token = app.access_token("bob").await;
+    for session in ["alive", "over"] {
+        let mut wire = Wire::open_at(&app.url, "/api/v1/ws?by=token", &headers).await;
+        wire.hears_nothing().await;
+        wire.authenticate(&token).await;
+        let heard = wire.hear().await;
+        assert!(
+            matches!(&heard, Heard::Event(event) if event["type"] == "authenticated"),
+            "{session}: {heard:?}"
+        );
+        if session == "alive" {
+            // What is not known means nothing.
+            let mut page = Wire::open_at(&app.url, "/api/v1/ws?by=x&to=y", &headers).await;
+            assert!(
+                matches!(page.hear().await, Heard::Event(event) if event["type"] == "authenticated")
+            );
+            ada.log_out().await.expect(303);
+        }
+    }
+    let headers = [("origin", "https://evil.example")];
+    let mut wire = Wire::open_at(&app.url, "/api/v1/ws?by=token", &headers).await;
+    assert_eq!(wire.hear().await, closed(4403, "other_origin"));
 }
 
 #[actix_web::test]
@@ -561,6 +607,53 @@ async fn what_no_client_of_ours_would_send_closes() {
     assert_eq!(wire.hear().await, closed(1000, ""));
 }
 
+/// As much as sixty of the longest messages.
+const MOST_BYTES: usize = 60 * (5 * 1024 + 14);
+
+#[actix_web::test]
+async fn what_is_no_message_yet_is_not_kept_without_end() {
+    let app = TestApp::start(Backend::Embedded).await;
+    let token = app.access_token("ada").await;
+    // A text of 2^40 bytes; a message in empty parts that nobody ends. No mask is a mask of zeros.
+    let huge = [0x81, 0xff, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+    let (part, next) = ([0x01, 0x80, 0, 0, 0, 0], [0x00, 0x80, 0, 0, 0, 0]);
+    let endless = [&huge[..], &[b' '; MOST_BYTES]].concat();
+    let parts = [&part[..], &next.repeat(MOST_BYTES / 6)].concat();
+    for bytes in [endless, parts] {
+        for token in [None, Some(&token)] {
+            let mut wire = match token {
+                Some(token) => Wire::with_token(&app.url, token).await,
+                None => Wire::open(&app.url, &[]).await,
+            };
+            let said = token.map_or(0, |token| {
+                json!({"type": "authenticate", "token": token})
+                    .to_string()
+                    .len()
+                    + 8
+            });
+            // One short of it.
+            let (most, rest) = bytes.split_at(MOST_BYTES - said);
+            wire.write(most).await;
+            wire.settle().await;
+            wire.write(&rest[..1]).await;
+            assert_eq!(wire.hear_of_itself().await, closed(1009, "message_too_big"));
+        }
+    }
+}
+
+#[actix_web::test]
+async fn sixty_of_the_longest_messages_are_heard() {
+    let app = TestApp::start(Backend::Embedded).await;
+    let token = app.access_token("ada").await;
+    let mut wire = Wire::open(&app.url, &[]).await;
+    let longest = format!("{:<5120}", r#"{"type":"hello"}"#);
+    for _ in 0..59 {
+        wire.send(Message::text(longest.clone())).await;
+    }
+    wire.authenticate(&token).await;
+    assert!(matches!(wire.hear().await, Heard::Event(event) if event["type"] == "authenticated"));
+}
+
 #[actix_web::test]
 async fn a_user_has_twenty_sockets_and_an_address_fifty_without_a_name() {
     let app = TestApp::start(Backend::Embedded).await;
@@ -825,7 +918,8 @@ async fn a_page_whose_cookie_is_gone_is_left_once_its_socket_is_not_let_in() {
     .await;
     listen(&ada, &app, 1).await;
     app.advance(Duration::from_secs(10));
-    ada.arrive("/login?next=%2Fdashboard%2Fsessions").await;
+    ada.arrive("/login?reason=&next=%2Fdashboard%2Fsessions")
+        .await;
     ada.client.close().await.expect("the browser closes");
 }
 

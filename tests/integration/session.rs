@@ -557,6 +557,62 @@ async fn a_remember_cookie_is_read_only_where_a_page_is_opened_without_a_session
     }
 }
 
+/// A tab left open knows of the end of its session, and must not be what opens the next.
+#[actix_web::test]
+async fn a_remember_cookie_is_for_a_person_and_not_for_a_tab_left_open() {
+    let settings = [("GAPURA_SESSION_IDLE_TIMEOUT", "1h")];
+    for backend in Backend::ALL {
+        let app = TestApp::start_with(backend, &settings).await;
+        let ada = Browser::new(&app, "ada").log_in_remembered().await;
+        let kept = ada.cookie(REMEMBER).unwrap();
+        app.advance(hours(1));
+        ada.ping(3600).await.expect_over("idle");
+        let page = |path: &str| ada.bare(Method::GET, path);
+        let load = |path: &str| page(path).header("sec-fetch-mode", "navigate");
+        // What it shows anew, and where it goes.
+        for request in [
+            page("/dashboard").header("sec-fetch-mode", "cors"),
+            page("/dashboard").header("purpose", "prefetch"),
+        ] {
+            let answer = ada.send(request).await;
+            answer.expect_redirect("/login?next=%2Fdashboard");
+        }
+        for reason in ["idle", "", "x"] {
+            let path = format!("/login?reason={reason}&next=%2Fdashboard");
+            ada.send(load(&path)).await.expect(200);
+        }
+        let script = page("/login").header("sec-fetch-mode", "cors");
+        ada.send(script).await.expect(200);
+        assert_eq!(ada.cookie(REMEMBER).unwrap(), kept);
+        assert!(ada.cookie(SESSION).is_none());
+
+        // Somebody who is there; a browser that brings its tabs back; and one that tells nothing.
+        for (path, request, status) in [
+            ("/dashboard", load("/dashboard"), 200),
+            ("/dashboard", page("/dashboard"), 200),
+            ("/login", load("/login"), 303),
+            ("/login", page("/login"), 303),
+            (
+                "/login?reason=idle",
+                load("/login?reason=idle").header("sec-fetch-user", "?1"),
+                303,
+            ),
+        ] {
+            // Each with the cookies that it was made with.
+            let answer = Answer::of(request).await;
+            assert_eq!(answer.status, status, "{path}");
+        }
+        // By a link of the page that is over.
+        ada.open("/dashboard").await.expect(200);
+        let tab = ada.copied();
+        app.advance(hours(1));
+        let answer = tab.open("/dashboard/sessions").await;
+        let answer = answer.expect_redirect("/login?reason=idle&next=%2Fdashboard%2Fsessions");
+        let answer = tab.open(answer.location()).await;
+        answer.expect_redirect("/dashboard/sessions");
+    }
+}
+
 #[actix_web::test]
 async fn six_tabs_restored_at_once_all_open_and_stay() {
     for backend in Backend::ALL {
