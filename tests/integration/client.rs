@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::chromium::{Chromium, serve};
-use crate::faults::{CUT, HANGING, OPEN, Proxy};
+use crate::faults::proxy::{CUT, HANGING, OPEN, Proxy};
 use crate::harness::{Backend, TestApp, npm};
 
 const TYPESCRIPT: &str = "typescript@5.9.3";

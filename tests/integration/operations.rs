@@ -13,7 +13,7 @@ use diesel::{Connection, PgConnection, SqliteConnection};
 use gapura::clock::{Clock, SystemClock};
 use serde_json::Value;
 
-use crate::faults::Redis;
+use crate::faults::redis::Redis;
 use crate::harness::Backend;
 use crate::process::place_on;
 use crate::program::{

@@ -19,7 +19,7 @@ use tokio_tungstenite::{WebSocketStream, client_async};
 
 use crate::actors::{Answer, Browser};
 use crate::chromium::{Chromium, serve};
-use crate::faults::{CUT, HANGING, OPEN, Proxy};
+use crate::faults::proxy::{CUT, HANGING, OPEN, Proxy};
 use crate::harness::{Backend, Installation, TestApp};
 use crate::program::{PASSWORD, Place, add_user};
 

@@ -9,8 +9,8 @@ use futures_util::future::join_all;
 use reqwest::Response;
 use tokio::time::Instant;
 
-use crate::faults::{TOKEN_STATUS, shared, timed};
-use crate::postgres::{Postgres, SomebodyElse};
+use super::postgres::{Postgres, SomebodyElse};
+use super::{TOKEN_STATUS, shared, timed};
 use crate::program::{PASSWORD, Place, Server, pair, until};
 use crate::token_api::claims_of;
 

@@ -11,8 +11,8 @@ use futures_util::future::{join, join_all};
 use reqwest::{Client, RequestBuilder};
 use serde_json::json;
 
+use super::postgres::SomebodyElse;
 use crate::harness::Backend;
-use crate::postgres::SomebodyElse;
 use crate::process::place_on;
 use crate::program::{PASSWORD, Place, Server, pair, until};
 

@@ -1,0 +1,132 @@
+//! The database out of reach, and two hundred at once at one that is not.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::json;
+use tempfile::TempDir;
+
+use super::killed::log_out;
+use super::proxy::{CUT, HANGING, OPEN, Proxy};
+use super::{TOKEN_STATUS, parts, serve_beside, shared, unavailable};
+use crate::program::{PASSWORD, Place, pair, until};
+use crate::realtime::{Wire, closed};
+use crate::token_api::claims_of;
+
+#[actix_web::test]
+async fn without_the_database_nobody_is_logged_out_and_no_end_is_missed() {
+    let place = shared();
+    let address = place
+        .settings
+        .iter()
+        .find(|(name, _)| name == "DATABASE_URL")
+        .unwrap()
+        .1
+        .clone();
+    let url = url::Url::parse(&address).unwrap();
+    let target = format!("{}:{}", url.host_str().unwrap(), url.port().unwrap());
+    let proxy = Proxy::before(target.clone()).await;
+    let through = address.replace(&target, &format!("127.0.0.1:{}", proxy.port));
+    // Commands reach the database all the same.
+    let (dir, settings) = (TempDir::new().unwrap(), place.settings.clone());
+    let elsewhere = Place { dir, settings };
+    let place = place
+        .with("DATABASE_URL", &through)
+        .with("GAPURA_REVOCATION_MAX_LAG", "4s");
+    let place = Arc::new(place);
+    let server = serve_beside(&place).await;
+    let (access, mut refresh) = server.pair("admin", PASSWORD).await;
+    assert_eq!(server.sign_in("admin", PASSWORD).await.status(), 303);
+    let limit = Duration::from_secs(2);
+    for fault in [CUT, HANGING] {
+        let (ending, token_of_ending) = server.pair("admin", PASSWORD).await;
+        let (ended_elsewhere, _) = server.pair("admin", PASSWORD).await;
+        proxy.set(fault);
+        let what = format!("{fault}");
+        until(Duration::from_secs(5), || async {
+            parts(&server).await["database"] == "unavailable"
+        })
+        .await;
+        let answer = server.get_as(TOKEN_STATUS, &access).await;
+        assert_eq!(answer.status(), 200, "{what}");
+        unavailable(&what, limit, server.refresh(&refresh)).await;
+        unavailable(&what, limit, server.token("admin", PASSWORD)).await;
+        // An end that cannot be written down is no end, and is not told as one.
+        let logout = async { log_out(&server, &ending).send().await.expect("an answer") };
+        unavailable(&what, limit, logout).await;
+        let id = claims_of(&ended_elsewhere)["sid"]
+            .as_str()
+            .unwrap()
+            .to_owned();
+        elsewhere.run(&["session", "revoke", &id]).done();
+        // What it knows of ended logins grows too old to be trusted.
+        let took = until(Duration::from_secs(8), || async {
+            server.get_as(TOKEN_STATUS, &access).await.status() == 503
+        })
+        .await;
+        assert!(took < Duration::from_secs(6), "{what}: {took:?}");
+        let mut wire = Wire::open(&server.url, &[]).await;
+        wire.authenticate(&access).await;
+        assert_eq!(wire.hear().await, closed(1013, "unavailable"), "{what}");
+        proxy.set(OPEN);
+        // Whatever it answers from here on, it knows of that end or that it does not know.
+        until(Duration::from_secs(15), || async {
+            let status = server.get_as(TOKEN_STATUS, &ended_elsewhere).await;
+            let body = status.text().await.unwrap();
+            assert!(!body.contains("\"valid\":true"), "{what}: {body}");
+            body.contains("\"valid\":false")
+        })
+        .await;
+        let took = until(Duration::from_secs(15), || async {
+            server.get("/readyz").await.status() == 200
+        })
+        .await;
+        assert!(took < Duration::from_secs(5), "{what}: {took:?}");
+        assert_eq!(
+            server.get_as(TOKEN_STATUS, &access).await.status(),
+            200,
+            "{what}"
+        );
+        assert_eq!(server.get("/dashboard").await.status(), 200, "{what}");
+        let answer = server.refresh(&refresh).await;
+        assert_eq!(answer.status(), 200, "{what}");
+        refresh = pair(answer).await.1;
+        let answer = server.refresh(&token_of_ending).await;
+        assert_eq!(answer.status(), 200, "{what}");
+    }
+}
+
+#[actix_web::test]
+async fn two_hundred_at_once_meet_no_locked_database() {
+    let place = Place::new().with("GAPURA_ADMIN_PASSWORD", PASSWORD);
+    let server = place.serve();
+    let mut held = Vec::new();
+    for _ in 0..20 {
+        held.push(server.pair("admin", PASSWORD).await.1);
+    }
+    for _ in 0..3 {
+        // Connections of its own: one of the round before may be closed just as it is used again.
+        let http = reqwest::Client::new();
+        let work = (0..400).map(|number| {
+            let (url, body) = match number / 20 % 2 {
+                0 => ("token", json!({"username": "admin", "password": PASSWORD})),
+                _ => ("refresh", json!({ "refresh_token": held[number % 20] })),
+            };
+            let request = http.post(format!("{}/api/v1/auth/{url}", server.url));
+            let request = request.json(&body).send();
+            actix_web::rt::spawn(async move { (number, request.await.expect("an answer")) })
+        });
+        for one in work.collect::<Vec<_>>() {
+            let (number, answer) = one.await.expect("an answer");
+            let (is_login, status) = (number / 20 % 2 == 0, answer.status());
+            // More logins than may wait for a core are told to come back.
+            let queued = is_login && status == 503;
+            assert!(status == 200 || queued, "{number}: {status}");
+            if !is_login {
+                held[number % 20] = pair(answer).await.1;
+            }
+        }
+    }
+    let log = server.err.text();
+    assert!(!log.contains("locked"), "{log}");
+}

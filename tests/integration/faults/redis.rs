@@ -1,0 +1,153 @@
+//! Redis stopped, hung, cut off and flushed.
+
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tempfile::TempDir;
+
+use super::proxy::{CUT, HANGING, OPEN, Proxy};
+use super::{parts, serve_beside, shared, timed, unavailable};
+use crate::program::{PASSWORD, signal, until};
+
+/// A Redis of our own, which may be stopped.
+pub struct Redis {
+    child: Child,
+    port: u16,
+    dir: TempDir,
+}
+
+impl Redis {
+    pub async fn start() -> Self {
+        let free = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+        let port = free.local_addr().expect("an address").port();
+        drop(free);
+        let dir = TempDir::new().expect("a temporary directory");
+        let child = Self::spawn(port, dir.path());
+        let redis = Self { child, port, dir };
+        redis.ready().await;
+        redis
+    }
+
+    fn spawn(port: u16, dir: &Path) -> Child {
+        let mut command = Command::new("redis-server");
+        command.args(["--bind", "127.0.0.1", "--port", &port.to_string()]);
+        command
+            .args(["--appendonly", "yes", "--save", "", "--dir"])
+            .arg(dir);
+        command
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
+        command.spawn().expect("redis-server starts")
+    }
+
+    async fn ready(&self) {
+        let port = self.port;
+        until(Duration::from_secs(10), || async move {
+            std::net::TcpStream::connect(("127.0.0.1", port)).is_ok()
+        })
+        .await;
+    }
+
+    pub fn stop(&mut self) {
+        signal(self.child.id(), "TERM");
+        self.child.wait().expect("it ends");
+    }
+
+    async fn return_(&mut self) {
+        self.child = Self::spawn(self.port, self.dir.path());
+        self.ready().await;
+    }
+
+    pub fn url(&self) -> String {
+        format!("redis://127.0.0.1:{}/", self.port)
+    }
+}
+
+impl Drop for Redis {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[actix_web::test]
+async fn without_redis_tokens_go_on_sessions_wait_and_limits_hold() {
+    let mut redis = Redis::start().await;
+    let network = Proxy::before(format!("127.0.0.1:{}", redis.port)).await;
+    let through = format!("redis://127.0.0.1:{}/", network.port);
+    let place = Arc::new(shared().with("REDIS_URL", &through));
+    let server = serve_beside(&place).await;
+    let (access, _) = server.pair("admin", PASSWORD).await;
+    assert_eq!(server.sign_in("admin", PASSWORD).await.status(), 303);
+    assert_eq!(server.get("/dashboard").await.status(), 200);
+    let second = Duration::from_secs(1);
+    for fault in ["stopped", "cut off", "out of reach", "gone"] {
+        match fault {
+            "stopped" => signal(redis.child.id(), "STOP"),
+            "cut off" => network.set(CUT),
+            "out of reach" => network.set(HANGING),
+            _ => redis.stop(),
+        }
+        unavailable(fault, second, server.get("/dashboard")).await;
+        unavailable(fault, second, server.get("/dashboard")).await;
+        let (answer, took) = timed(server.get("/login")).await;
+        assert!(answer.status() == 200 && took < second, "{fault}: {took:?}");
+        assert_eq!(server.get_as("/api/v1/me", &access).await.status(), 200);
+        let told = parts(&server).await;
+        assert_eq!(
+            (&told["store"], &told["database"]),
+            (&"unavailable".into(), &"ok".into())
+        );
+        if fault == "gone" {
+            for _ in 0..5 {
+                assert_eq!(server.token("admin", "wrong").await.status(), 401);
+            }
+            let answer = server.token("admin", PASSWORD).await;
+            assert_eq!(answer.status(), 429);
+            let seconds: u64 = answer.headers()["retry-after"]
+                .to_str()
+                .unwrap()
+                .parse()
+                .unwrap();
+            assert!((30..=60).contains(&seconds), "{seconds}");
+        }
+        match fault {
+            "stopped" => signal(redis.child.id(), "CONT"),
+            "gone" => redis.return_().await,
+            _ => network.set(OPEN),
+        }
+        let took = until(Duration::from_secs(10), || async {
+            server.get("/dashboard").await.status() == 200
+        })
+        .await;
+        assert!(took < Duration::from_millis(2400), "{fault}: {took:?}");
+    }
+}
+
+#[actix_web::test]
+async fn a_flushed_redis_ends_sessions_and_revives_nothing() {
+    let redis = Redis::start().await;
+    let server = shared().with("REDIS_URL", &redis.url()).serve();
+    let (access, refresh) = server.pair("admin", PASSWORD).await;
+    let logout = server
+        .http
+        .post(format!("{}/api/v1/auth/logout", server.url));
+    assert_eq!(
+        logout.bearer_auth(&access).send().await.unwrap().status(),
+        200
+    );
+    assert_eq!(server.sign_in("admin", PASSWORD).await.status(), 303);
+    let client = redis::Client::open(redis.url()).unwrap();
+    redis::cmd("FLUSHALL")
+        .exec(&mut client.get_connection().unwrap())
+        .unwrap();
+    let ping = server
+        .http
+        .post(format!("{}/api/update-activity", server.url));
+    assert_eq!(ping.send().await.unwrap().status(), 419);
+    assert_eq!(server.get_as("/api/v1/me", &access).await.status(), 401);
+    assert_eq!(server.refresh(&refresh).await.status(), 401);
+}
