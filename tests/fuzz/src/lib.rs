@@ -36,6 +36,7 @@ use gapura::web::input::{self, Check, FormFields, Query};
 use gapura::web::origin;
 use gapura::web::paging::{MOST, Paging};
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 use serde_json::{Value, json};
 use unicode_normalization::UnicodeNormalization;
 use url::Url;
@@ -883,7 +884,9 @@ fn query<T: FromRequest<Future = std::future::Ready<Result<T, AppError>>>>(
 
 /// A body as JSON, and a query or form.
 pub fn input(data: &[u8]) {
-    let is_json = serde_json::from_slice::<serde::de::IgnoredAny>(data).is_ok();
+    // Of bytes serde_json would not look whether they are text where it leaves something out.
+    let json = std::str::from_utf8(data).ok();
+    let is_json = json.is_some_and(|text| serde_json::from_str::<IgnoredAny>(text).is_ok());
     match input::json::<Body>(data) {
         Ok(body) => {
             assert!(
