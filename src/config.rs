@@ -673,8 +673,11 @@ impl Raw {
                 .and_then(Url::host_str)
                 .unwrap_or_default();
             let domain = domain.trim_start_matches('.');
+            // Of what else may stand in a host some ends the attribute.
+            let is_plain = |c: char| c.is_ascii_alphanumeric() || "-._".contains(c);
+            let is_domain = !domain.is_empty() && domain.chars().all(is_plain);
             refuse(
-                host != domain && !host.ends_with(&format!(".{domain}")),
+                !is_domain || (host != domain && !host.ends_with(&format!(".{domain}"))),
                 "GAPURA_COOKIE_DOMAIN must be the host of GAPURA_PUBLIC_URL or a parent of it",
             );
         }
@@ -693,7 +696,11 @@ fn parse_duration(text: &str) -> Result<Duration, String> {
         'd' => 86_400,
         _ => return Err(wrong()),
     };
-    let number: u32 = text[..text.len() - 1].parse().map_err(|_| wrong())?;
+    let number = &text[..text.len() - 1];
+    if number.starts_with('+') {
+        return Err(wrong());
+    }
+    let number: u32 = number.parse().map_err(|_| wrong())?;
     let seconds = u64::from(number) * seconds;
     if seconds > 3650 * 86_400 {
         return Err("is longer than ten years".to_owned());
@@ -734,7 +741,8 @@ fn parse_public_url(text: &str) -> Result<Url, String> {
     let plain = url.path() == "/"
         && url.query().is_none()
         && url.fragment().is_none()
-        && url.username().is_empty();
+        && url.username().is_empty()
+        && url.password().is_none();
     if !matches!(url.scheme(), "http" | "https") || url.host_str().is_none() || !plain {
         return Err("must be a scheme and a host, as in https://login.example.org".to_owned());
     }

@@ -44,8 +44,14 @@ impl Lang {
             let mut pieces = part.split(';');
             let lang = pieces.next().and_then(Self::from_tag);
             let weight =
-                pieces.find_map(|piece| piece.trim().strip_prefix("q=")?.parse::<f32>().ok());
-            let weight = weight.unwrap_or(1.0);
+                pieces.find_map(|piece| piece.trim().strip_prefix(['q', 'Q'])?.strip_prefix('='));
+            // What is no weight weighs nothing.
+            let weight = weight.map_or(1.0, |text| {
+                let weight = text.parse::<f32>().ok();
+                weight
+                    .filter(|weight| (0.0..=1.0).contains(weight))
+                    .unwrap_or(0.0)
+            });
             if let Some(lang) = lang
                 && weight > best.map_or(0.0, |(weight, _)| weight)
             {

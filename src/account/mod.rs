@@ -122,6 +122,8 @@ pub fn username(text: &str) -> Result<String, &'static str> {
 /// A sentence that says what is wrong.
 pub fn email(text: &str) -> Result<String, &'static str> {
     let text: String = text.trim().nfc().collect::<String>().to_lowercase();
+    // Small letters may compose where their capitals do not.
+    let text: String = text.nfc().collect();
     let (local, domain) = text.split_once('@').unwrap_or_default();
     let strange =
         |c: char| c.is_whitespace() || is_invisible(c) || c == '@' || "<>,;\"\\".contains(c);
@@ -187,8 +189,24 @@ pub fn theme(name: &str) -> Result<String, &'static str> {
     }
 }
 
-/// Control characters, and those that reorder or hide text (Unicode Technical Report 36).
+/// Control characters, and those that reorder or hide text or look like nothing (Unicode Technical
+/// Report 36). Variation selectors are none of them: emoji and Japanese names are written with them.
 pub fn is_invisible(c: char) -> bool {
     c.is_control()
-        || matches!(c, '\u{200B}'..='\u{200F}' | '\u{202A}'..='\u{202E}' | '\u{2060}'..='\u{206F}' | '\u{FEFF}' | '\u{FFF9}'..='\u{FFFB}')
+        || matches!(
+            c,
+            '\u{AD}'
+                | '\u{34F}'
+                | '\u{61C}'
+                | '\u{115F}'
+                | '\u{1160}'
+                | '\u{17B4}'
+                | '\u{17B5}'
+                | '\u{180E}'
+        )
+        || matches!(c, '\u{200B}'..='\u{200F}' | '\u{2028}'..='\u{202E}' | '\u{2060}'..='\u{206F}')
+        || matches!(
+            c,
+            '\u{3164}' | '\u{FEFF}' | '\u{FFA0}' | '\u{FFF9}'..='\u{FFFB}'
+        )
 }

@@ -5,8 +5,10 @@ use crate::web::input::LONGEST_PASSWORD;
 use schemars::{Schema, SchemaGenerator, json_schema};
 
 /// What [`crate::account::is_invisible`] refuses, as the inside of a character class.
-const INVISIBLE: &str =
-    r"\u0000-\u001f\u007f-\u009f\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb";
+const INVISIBLE: &str = concat!(
+    r"\u0000-\u001f\u007f-\u009f\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180e",
+    r"\u200b-\u200f\u2028-\u202e\u2060-\u206f\u3164\ufeff\uffa0\ufff9-\ufffb",
+);
 
 /// Of `check_text`: up to `MOST` characters that can be seen.
 pub fn text<const MOST: usize>(_: &mut SchemaGenerator) -> Schema {

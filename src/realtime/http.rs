@@ -238,7 +238,7 @@ fn complaint(error: &ProtocolError) -> Close {
 /// Does what a message asks for.
 async fn take(app: &App, id: u64, text: &str, address: &str) -> Result<(), Close> {
     let now = app.clock.now();
-    match serde_json::from_str(text).map_err(|_| Close::MALFORMED)? {
+    match Incoming::read(text).ok_or(Close::MALFORMED)? {
         Incoming::Authenticate { token } => {
             let pass = admit(app, &token, address, now).await?;
             app.hub.let_in(id, pass, now);

@@ -8,7 +8,7 @@
 
 pub mod http;
 pub mod hub;
-mod protocol;
+pub mod protocol;
 
 use std::sync::Arc;
 use std::time::Duration;

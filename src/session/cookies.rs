@@ -1,18 +1,14 @@
 //! Which of the cookies that a browser sends are ours to read. A neighbour on the same domain can
 //! plant cookies beside ours, of the same name even, and they may arrive first.
 
-use std::collections::HashMap;
-
-use actix_web::HttpMessage;
 use actix_web::cookie::{Cookie, CookieJar};
-use actix_web::dev::ServiceRequest;
-use actix_web::http::header::{COOKIE, HeaderValue};
-use actix_web::web::Data;
+use actix_web::http::header::{COOKIE, HeaderMap, HeaderValue};
 
 use super::remember::cookie_name;
-use crate::app::App;
 use crate::config::Config;
 use crate::login::rotation::{Purpose, TokenId};
+use crate::token::refresh;
+use crate::vault::Secrets;
 
 /// The session cookie's name. One that is shared with sister hosts cannot be bound to ours.
 pub fn session_name(config: &Config) -> String {
@@ -23,79 +19,74 @@ pub fn session_name(config: &Config) -> String {
     }
 }
 
-/// Leaves one session and one remember cookie at the most. Of several, forged ones do not count; of
-/// several genuine ones nobody can tell which one this browser was given, so none does: a planted
-/// session of somebody else's must never be taken for the person's own. What cannot be read at all
-/// is dropped, since one such cookie would make every other unreadable.
-pub fn sort_out(req: &mut ServiceRequest) {
-    if !req.headers().contains_key(COOKIE) {
+/// Leaves one session, one remember and one refresh cookie at the most. Of several, forged ones do not
+/// count; of several genuine ones nobody can tell which one this browser was given, so none does: a
+/// planted session of somebody else's must never be taken for the person's own. What cannot be read
+/// at all is dropped, since one such cookie would make every other unreadable.
+pub fn sort_out(headers: &mut HeaderMap, config: &Config, secrets: &Secrets) {
+    if !headers.contains_key(COOKIE) {
         return;
     }
-    let Some(app) = req.app_data::<Data<App>>().cloned() else {
-        return;
+    let (session, remember) = (session_name(config), cookie_name(config, "gapura_remember"));
+    let stands_for = |cookie: &Cookie<'_>| {
+        let token = |purpose| {
+            let token = TokenId::read(secrets, purpose, cookie.value())?;
+            Some(token.as_bytes().to_vec())
+        };
+        match cookie.name() {
+            name if name == session => session_id(secrets, cookie).map(String::into_bytes),
+            name if name == remember => token(Purpose::Remember),
+            _ => token(Purpose::Refresh),
+        }
     };
-    let (session, remember) = (
-        session_name(&app.config),
-        cookie_name(&app.config, "gapura_remember"),
-    );
-    let lines = req.headers().get_all(COOKIE).map(HeaderValue::as_bytes);
+    let lines = headers.get_all(COOKIE).map(HeaderValue::as_bytes);
     let pairs: Vec<&[u8]> = lines
         .flat_map(|line| line.split(|byte| *byte == b';'))
         .collect();
-    let readable = pairs.iter().filter_map(|pair| {
-        let pair = std::str::from_utf8(pair).ok()?.trim();
-        Cookie::parse_encoded(pair).ok()
-    });
-    let readable: Vec<Cookie<'_>> = readable.collect();
-    let mut seen: HashMap<&str, usize> = HashMap::new();
-    for cookie in &readable {
-        *seen.entry(cookie.name()).or_default() += 1;
-    }
-    let several = |name: &String| seen.get(name.as_str()).is_some_and(|count| *count > 1);
-    if readable.len() == pairs.len() && !several(&session) && !several(&remember) {
-        return;
-    }
-    let mut kept: Vec<String> = Vec::new();
-    let single = |cookie: &&Cookie<'_>| {
-        let name = cookie.name().to_owned();
-        !((name == session || name == remember) && several(&name))
-    };
-    kept.extend(
-        readable
-            .iter()
-            .filter(single)
-            .map(|cookie| cookie.encoded().stripped().to_string()),
-    );
-    for name in [&session, &remember] {
-        let same_name = readable
-            .iter()
-            .filter(|cookie| several(name) && cookie.name() == name);
-        let genuine = same_name.filter_map(|cookie| {
-            let stands_for = if *name == session {
-                session_id(&app, cookie)?.into_bytes()
-            } else {
-                let token = TokenId::read(&app.secrets, Purpose::Remember, cookie.value())?;
-                token.as_bytes().to_vec()
-            };
-            Some((stands_for, cookie))
-        });
-        let genuine: Vec<_> = genuine.collect();
-        if let Some((first, cookie)) = genuine.first()
-            && genuine.iter().all(|(other, _)| other == first)
-        {
-            kept.push(cookie.encoded().stripped().to_string());
+    let mut kept: Vec<_> = pairs.iter().filter_map(|pair| readable(pair)).collect();
+    let mut settled = kept.len() == pairs.len();
+    for name in [session.as_str(), &remember, refresh::COOKIE] {
+        let (same, others): (Vec<_>, Vec<_>) = kept
+            .into_iter()
+            .partition(|(_, cookie)| cookie.name() == name);
+        kept = others;
+        if same.len() < 2 {
+            kept.extend(same);
+            continue;
+        }
+        settled = false;
+        let genuine = same
+            .into_iter()
+            .filter_map(|found| Some((stands_for(&found.1)?, found)));
+        let mut genuine: Vec<_> = genuine.collect();
+        genuine.dedup_by(|one, other| one.0 == other.0);
+        if let [_] = &genuine[..] {
+            kept.extend(genuine.into_iter().map(|(_, found)| found));
         }
     }
-    let value = HeaderValue::from_str(&kept.join("; "));
-    req.headers_mut().remove(COOKIE);
+    if settled {
+        return;
+    }
+    let kept: Vec<&[u8]> = kept.iter().map(|(pair, _)| pair.as_bytes()).collect();
+    let value = HeaderValue::from_bytes(&kept.join(&b"; "[..]));
+    headers.remove(COOKIE);
     if let Ok(value) = value {
-        req.headers_mut().insert(COOKIE, value);
+        headers.insert(COOKIE, value);
     }
 }
 
-fn session_id(app: &App, cookie: &Cookie<'_>) -> Option<String> {
+/// A cookie, and how it was sent. Its name must be written as it is meant: to a browser the name of
+/// `%5F_Host-x`, or of one behind a wide space, has no prefix, and any neighbour may plant it.
+fn readable(pair: &[u8]) -> Option<(&str, Cookie<'_>)> {
+    let pair = std::str::from_utf8(pair).ok()?.trim_matches([' ', '\t']);
+    let (name, _) = pair.split_once('=')?;
+    let cookie = Cookie::parse_encoded(pair).ok()?;
+    (cookie.name() == name).then_some((pair, cookie))
+}
+
+fn session_id(secrets: &Secrets, cookie: &Cookie<'_>) -> Option<String> {
     let mut jar = CookieJar::new();
     jar.add_original(cookie.clone().into_owned());
-    let private = jar.private(&app.secrets.cookie).get(cookie.name())?;
+    let private = jar.private(&secrets.cookie).get(cookie.name())?;
     Some(private.value().to_owned())
 }

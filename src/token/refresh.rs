@@ -20,7 +20,8 @@ use crate::login::{self, Cause};
 use crate::web::answer::Outgoing;
 use crate::web::origin;
 
-const COOKIE: &str = "refresh_token";
+/// Name of the cookie that holds a refresh token.
+pub const COOKIE: &str = "refresh_token";
 const HEADER: HeaderName = HeaderName::from_static("x-refresh-token");
 
 /// How a client holds its refresh token.

@@ -164,7 +164,7 @@ pub async fn dress<B: MessageBody + 'static>(
             .map_into_right_body()
     } else {
         // Before anything reads a cookie: what has been read stays as it was.
-        cookies::sort_out(&mut req);
+        cookies::sort_out(req.headers_mut(), &app.config, &app.secrets);
         let dress = Dress::of(req.head());
         let page = (dress == Dress::Page).then(|| Page::new(req.request(), None, String::new()));
         let method = req.method().clone();

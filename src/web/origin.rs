@@ -5,6 +5,7 @@ use std::net::IpAddr;
 
 use actix_web::HttpRequest;
 use actix_web::http::header::{AUTHORIZATION, HOST, HeaderMap, HeaderName, ORIGIN, USER_AGENT};
+use url::Url;
 
 use crate::account::is_invisible;
 use crate::app::App;
@@ -74,12 +75,13 @@ pub fn address(req: &HttpRequest, config: &Config) -> IpAddr {
         return peer;
     }
     let headers = req.headers().get_all("x-forwarded-for");
-    let hops: Vec<&str> = headers
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(','))
+    // By bytes: what a client wrote at the front must not hide what a proxy added behind it.
+    let hops: Vec<&[u8]> = headers
+        .flat_map(|value| value.as_bytes().split(|byte| *byte == b','))
         .collect();
     let mut caller = peer;
     for hop in hops.iter().rev() {
+        let hop = std::str::from_utf8(hop).unwrap_or_default();
         let Ok(ip) = hop.trim().parse::<IpAddr>() else {
             break;
         };
@@ -225,11 +227,18 @@ pub fn local_path(next: &str) -> &str {
         "//", "/%2f", "/%5c", "/./", "/..", "/%2e", "/%09", "/%0a", "/%0d",
     ];
     let sneaky = slashes.iter().any(|start| lower.starts_with(start));
-    let login = ["/login", "/logout"].contains(&next.split(['?', '#']).next().unwrap_or_default());
-    if !plain || sneaky || login || !next.starts_with('/') || next.len() > 2000 {
+    if !plain || sneaky || !next.starts_with('/') || next.len() > 2000 {
         return HOME;
     }
-    next
+    // As a browser asks for it: without its dots.
+    match Url::parse(&format!("http://localhost{next}")) {
+        Ok(url)
+            if !url.path().starts_with("//") && !["/login", "/logout"].contains(&url.path()) =>
+        {
+            next
+        }
+        _ => HOME,
+    }
 }
 
 #[cfg(test)]

@@ -18,6 +18,8 @@ mod cors;
 mod dialects;
 mod examples;
 mod faults;
+#[path = "../fuzz/src/lib.rs"]
+mod fuzz;
 mod gate;
 mod harness;
 mod input;
