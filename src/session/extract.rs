@@ -237,10 +237,8 @@ async fn find(
             let over = conclude(app, login_id, last_activity, now).await?;
             Ok(Err(over))
         }
-        Some(Loaded::Live {
-            mut record,
-            last_activity,
-        }) => {
+        Some(Loaded::Live { last_activity }) => {
+            let mut record = session.record()?;
             if let Some(token) = record.remember_token.take() {
                 remember::note_use(app, &token, now).await?;
                 update(req, &record)?;
@@ -252,7 +250,7 @@ async fn find(
             });
             let last_activity = Timestamp::from_seconds(last_activity);
             Ok(Ok(BrowserSession {
-                record: *record,
+                record,
                 last_activity,
             }))
         }

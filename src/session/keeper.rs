@@ -3,6 +3,7 @@
 //! hangs; here an update of a missing key is dropped, ids are stored hashed, and an outage is told
 //! as one ([`Loaded::Unavailable`]) instead of looking like a stranger.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,6 +14,7 @@ use anyhow::anyhow;
 use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use futures_util::future::join;
+use serde::Deserialize;
 
 use super::{LOADED, Loaded, RECORD, Record, activity_key, idle_end, index_key};
 use crate::account::{self, User};
@@ -28,6 +30,14 @@ use crate::vault::{Secrets, random};
 const MOST_TELLINGS: usize = 5;
 
 type State = HashMap<String, String>;
+
+/// What of a [`Record`] decides whether it lives. The rest is read once, where it is needed.
+#[derive(Deserialize)]
+struct Outline<'a> {
+    #[serde(borrow)]
+    login_id: Cow<'a, str>,
+    expires_at: i64,
+}
 
 /// Keeps sessions. The id in the cookie is `<login id>.<32 random bytes>`: the first part names the
 /// activity key, so that one round trip brings both.
@@ -46,16 +56,21 @@ impl Keeper {
         format!("gapura:session:{hash}")
     }
 
-    async fn look(&self, id: &str) -> Option<Loaded> {
+    /// What is under that id; with the record where it lives.
+    async fn look(&self, id: &str) -> Option<(Loaded, Option<String>)> {
         let (login_id, _) = id.split_once('.')?;
-        let over = |last_activity| Loaded::Over {
-            login_id: login_id.to_owned(),
-            last_activity,
+        let over = |last_activity| {
+            let login_id = login_id.to_owned();
+            let over = Loaded::Over {
+                login_id,
+                last_activity,
+            };
+            (over, None)
         };
         match self.ended.cause(login_id) {
             Ok(None) => {}
             Ok(Some(_)) => return Some(over(None)),
-            Err(_) => return Some(Loaded::Unavailable),
+            Err(_) => return Some((Loaded::Unavailable, None)),
         }
         let (session, activity) = (self.stored_under(id), activity_key(login_id));
         let found = match self
@@ -66,24 +81,22 @@ impl Keeper {
             Ok(found) => found,
             Err(error) => {
                 tracing::warn!(%error, "a session could not be looked up");
-                return Some(Loaded::Unavailable);
+                return Some((Loaded::Unavailable, None));
             }
         };
-        let [state, activity] = found;
+        let [record, activity] = found;
         let last_activity: Option<i64> = activity.and_then(|text| text.parse().ok());
-        let record = state.and_then(|text| serde_json::from_str::<Record>(&text).ok());
-        let (Some(record), Some(last_activity)) = (record, last_activity) else {
+        let outline = record.as_deref().map(serde_json::from_str::<Outline<'_>>);
+        let (Some(Ok(outline)), Some(last_activity)) = (outline, last_activity) else {
             return Some(over(last_activity));
         };
         let now = self.clock.now();
         let idle_end = idle_end(Timestamp::from_seconds(last_activity), self.idle_timeout);
-        if record.login_id != login_id || idle_end <= now || record.expires_at() <= now {
+        let hard_end = Timestamp::from_millis(outline.expires_at);
+        if outline.login_id != login_id || idle_end <= now || hard_end <= now {
             return Some(over(Some(last_activity)));
         }
-        Some(Loaded::Live {
-            record: Box::new(record),
-            last_activity,
-        })
+        Some((Loaded::Live { last_activity }, record))
     }
 }
 
@@ -179,14 +192,12 @@ fn record_of(state: &State) -> anyhow::Result<(Record, String)> {
 
 impl SessionStore for Keeper {
     async fn load(&self, key: &SessionKey) -> Result<Option<State>, LoadError> {
-        let Some(loaded) = self.look(key.as_ref()).await else {
+        let Some((loaded, record)) = self.look(key.as_ref()).await else {
             return Ok(None);
         };
         let mut state = State::new();
-        if let Loaded::Live { record, .. } = &loaded {
-            state.insert(RECORD.to_owned(), json(record)?);
-            // Where actix-identity looks for who this is.
-            state.insert("actix_identity.user_id".to_owned(), json(&record.user_id)?);
+        if let Some(record) = record {
+            state.insert(RECORD.to_owned(), record);
         }
         state.insert(LOADED.to_owned(), json(&loaded)?);
         Ok(Some(state))

@@ -121,11 +121,8 @@ impl Record {
 /// What the keeper found under a session cookie.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum Loaded {
-    /// Alive, and when its person was last there (Unix seconds).
-    Live {
-        record: Box<Record>,
-        last_activity: i64,
-    },
+    /// Alive: its [`Record`] lies beside. When its person was last there (Unix seconds).
+    Live { last_activity: i64 },
     /// Over, or unknown: of this login.
     Over {
         login_id: String,
@@ -145,6 +142,15 @@ impl TypedSession {
     /// What the request's cookie stood for; `None` without a genuine cookie.
     pub fn loaded(&self) -> Option<Loaded> {
         self.0.get(LOADED).ok().flatten()
+    }
+
+    /// What a living session knows.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn record(&self) -> Result<Record, AppError> {
+        let record = self.0.get(RECORD).ok().flatten();
+        record.ok_or_else(|| AppError::Internal("a session without a record".to_owned()))
     }
 
     /// Makes this the session of `record`, under a new id.
