@@ -100,4 +100,7 @@ fn what_the_container_file_copies_is_there() {
     for source in sources {
         assert!(root.join(source).exists(), "{source}");
     }
+    // The volume's own mode is the engine's business, and some let others look into it.
+    assert!(file.contains("VOLUME /data\n"));
+    assert!(file.contains("GAPURA_DATA_DIR=/data/gapura "));
 }
