@@ -149,12 +149,6 @@ impl App {
     /// Makes an end known that the database already knows: here at once, to other nodes by Redis.
     /// Those that miss it read it from the database.
     pub fn announce(&self, login: &Login, cause: Cause) {
-        // As it was read, before this end.
-        if login.ended_at.is_none() {
-            let kind = login::Kind::named(&login.kind).name();
-            let lasted = self.clock.now().since(login.started_at);
-            self.metrics.login_ended(kind, cause.name(), lasted);
-        }
         self.announce_id(&login.id, cause, login.expires_at);
         self.announce_change(&login.user_id);
     }

@@ -22,6 +22,8 @@ const KEPT_AFTER_END: Duration = Duration::from_secs(7 * 86_400);
 /// How long a personal token is kept that has expired or was revoked: its program is told why it is
 /// refused, and its person sees which one it was.
 const TOKENS_KEPT: Duration = Duration::from_secs(30 * 86_400);
+/// How long the end of a login waits for a node that counts it.
+const ENDS_KEPT: Duration = Duration::from_secs(86_400);
 /// Rows deleted in one transaction, so that nobody waits for long.
 const STEP: i64 = 200;
 
@@ -65,6 +67,8 @@ pub async fn sweep(db: &Db, config: &Config, now: Timestamp) -> Result<Deleted, 
         .await?;
     let tokens = db
         .write(move |conn| personal::delete_old(conn, now - TOKENS_KEPT))
+        .await?;
+    db.write(move |conn| login::delete_uncounted(conn, now - ENDS_KEPT))
         .await?;
     let oldest = now - config.audit_retention;
     db.write(move |conn| figures::delete_before(conn, figures::day_of(oldest)))

@@ -14,7 +14,7 @@ use super::say;
 use crate::audit;
 use crate::clock::{Clock, SystemClock, Timestamp};
 use crate::config::{Config, DatabaseUrl, is_open_to_others};
-use crate::db::{Db, upkeep};
+use crate::db::{Compared, Db, compared, upkeep};
 use crate::keys::{self, SigningKey};
 use crate::keystore::RedisStore;
 use crate::metrics::http::disk_free;
@@ -295,14 +295,20 @@ async fn database(config: &Config) -> (Vec<Finding>, Option<Db>) {
             return (found, None);
         }
     };
-    match db.is_up_to_date().await {
-        Ok(true) => found.push(good("migrations are up to date")),
-        Ok(false) => {
-            found.push(bad(
-                "migrations are pending: run `gapura migrate`, or start a server, which does the same",
-            ));
+    let compared = block(move || compared(&url).map_err(|error| error.to_string())).await;
+    match compared.map_err(|error| error.to_string()).flatten() {
+        Ok(Compared { pending, .. }) if !pending.is_empty() => {
+            found.push(bad(format_args!(
+                "migrations are pending, {}: run `gapura migrate`, or start a server, which does the same",
+                pending.join(", ")
+            )));
             return (found, None);
         }
+        Ok(Compared { unknown, .. }) if !unknown.is_empty() => found.push(doubtful(format_args!(
+            "it is newer than this program, by {}: this node serves all the same; upgrade it when it suits",
+            unknown.join(", ")
+        ))),
+        Ok(_) => found.push(good("migrations are up to date")),
         Err(error) => {
             found.push(bad(error));
             return (found, None);

@@ -2,13 +2,15 @@
 
 use super::say;
 use crate::config::{Config, DatabaseUrl};
-use crate::db::{Db, migrate};
+use crate::db::{Db, Migrated, migrate};
 use crate::vault;
 
 /// Applies migrations and says which.
 pub fn run(config: &Config) -> Result<(), String> {
-    let applied = apply(config)?;
-    if applied.is_empty() {
+    let Migrated { applied, unknown } = apply(config)?;
+    if !unknown.is_empty() {
+        say(format_args!("{}.", newer(&unknown)))?;
+    } else if applied.is_empty() {
         say(format_args!("The database is up to date."))?;
     }
     for name in applied {
@@ -17,8 +19,14 @@ pub fn run(config: &Config) -> Result<(), String> {
     Ok(())
 }
 
-/// Applies migrations and returns their names.
-pub fn apply(config: &Config) -> Result<Vec<String>, String> {
+/// That the database knows more than this program, as while nodes are upgraded one after the other.
+pub fn newer(unknown: &[String]) -> String {
+    let by = unknown.join(", ");
+    format!("The database is newer than this program, by {by}")
+}
+
+/// Applies migrations.
+pub fn apply(config: &Config) -> Result<Migrated, String> {
     if matches!(config.database, DatabaseUrl::Sqlite(_)) {
         vault::create_data_dir(&config.data_dir)?;
     }

@@ -20,7 +20,11 @@ use crate::vault::random;
 /// Migrates if needed and serves until told to stop.
 pub async fn run(config: Config) -> Result<(), String> {
     start_log(&config)?;
-    migrate::apply(&config)?;
+    let migrated = migrate::apply(&config)?;
+    if !migrated.unknown.is_empty() {
+        let newer = migrate::newer(&migrated.unknown);
+        tracing::info!("{newer}, and it serves all the same");
+    }
     if !config.rate_limits {
         tracing::warn!(
             "GAPURA_RATE_LIMITS is off: passwords can be guessed as fast as the machine allows"
@@ -41,6 +45,7 @@ pub async fn run(config: Config) -> Result<(), String> {
         let _ = say(format_args!("Metrics are at http://{address}/metrics"));
         actix_web::rt::spawn(server);
         actix_web::rt::spawn(metrics::http::count_logins(running.app.clone()));
+        actix_web::rt::spawn(metrics::http::count_ends(running.app.clone()));
     }
     if let Some((username, Some(password))) = first {
         let shown = say(format_args!(

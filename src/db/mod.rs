@@ -24,7 +24,7 @@ use diesel::result::{ConnectionError, ConnectionResult, DatabaseErrorKind};
 use diesel::{Connection, PgConnection, QueryResult, SqliteConnection};
 use tokio::time::Instant;
 
-pub use self::migrations::migrate;
+pub use self::migrations::{Compared, Migrated, compared, migrate, migrate_by};
 use self::writer::Writer;
 use crate::config::{DatabaseUrl, Secret};
 use crate::metrics::Timing;

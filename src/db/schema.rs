@@ -34,6 +34,12 @@ diesel::table! {
 }
 
 diesel::table! {
+    uncounted_ends (login_id) {
+        login_id -> Text, kind -> Text, cause -> Text, lasted -> BigInt, ended_at -> BigInt,
+    }
+}
+
+diesel::table! {
     keys (id) {
         id -> Text, purpose -> Text, algorithm -> Text, sealed -> Binary, created_at -> BigInt,
         signs_from -> BigInt,

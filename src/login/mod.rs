@@ -13,8 +13,8 @@ use aws_lc_rs::digest;
 use diesel::prelude::*;
 
 pub use self::store::{
-    announce, by_id, count_living, delete_old, end_all_of, living_after, living_of, mark_activity,
-    overdue, set_auth_time, tokens_until, usable_of,
+    announce, by_id, count_living, delete_old, delete_uncounted, end_all_of, living_after,
+    living_of, mark_activity, overdue, set_auth_time, take, tokens_until, uncounted, usable_of,
 };
 use crate::account::{self, User};
 use crate::audit::{self, Actor, Event, Kind as EventKind};
@@ -161,6 +161,34 @@ impl Login {
             None if self.expires_at <= now => Some(Cause::Lifetime),
             None => None,
         }
+    }
+}
+
+/// The end of a login, until somebody counts it.
+#[derive(Clone, Debug, Queryable, Selectable)]
+#[diesel(table_name = crate::db::schema::uncounted_ends)]
+pub struct UncountedEnd {
+    login_id: String,
+    kind: String,
+    cause: String,
+    /// In milliseconds.
+    lasted: i64,
+}
+
+impl UncountedEnd {
+    /// How the login had begun.
+    pub fn kind(&self) -> Kind {
+        Kind::named(&self.kind)
+    }
+
+    /// Why it ended; `None` where a later program has a cause that this one does not know.
+    pub fn cause(&self) -> Option<Cause> {
+        Cause::named(&self.cause)
+    }
+
+    /// How long it lasted.
+    pub const fn lasted(&self) -> Duration {
+        Duration::from_millis(self.lasted.unsigned_abs())
     }
 }
 

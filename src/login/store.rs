@@ -4,11 +4,11 @@ use diesel::dsl::{count_star, exists, max, not};
 use diesel::prelude::*;
 
 use super::ended::Revocation;
-use super::{Cause, Kind, Login};
+use super::{Cause, Kind, Login, UncountedEnd};
 use crate::audit::Actor;
 use crate::clock::Timestamp;
 use crate::db::AnyConnection;
-use crate::db::schema::{logins, revocations, rotating_tokens};
+use crate::db::schema::{logins, revocations, rotating_tokens, uncounted_ends};
 
 pub fn insert(conn: &mut AnyConnection, login: &Login) -> QueryResult<()> {
     diesel::insert_into(logins::table)
@@ -40,12 +40,54 @@ pub fn end(conn: &mut AnyConnection, id: &str, cause: Cause, now: Timestamp) -> 
     if ended == 0 {
         return Ok(false);
     }
-    let expires_at: Timestamp = logins::table
+    let (kind, started_at, expires_at): (String, Timestamp, Timestamp) = logins::table
         .find(id)
-        .select(logins::expires_at)
+        .select((logins::kind, logins::started_at, logins::expires_at))
         .first(conn)?;
     announce(conn, id, cause, now, expires_at)?;
+    // One that was over before somebody noticed lasted until then.
+    let lasted = now.min(expires_at).since(started_at);
+    diesel::insert_into(uncounted_ends::table)
+        .values((
+            uncounted_ends::login_id.eq(id),
+            uncounted_ends::kind.eq(kind),
+            uncounted_ends::cause.eq(cause.name()),
+            uncounted_ends::lasted.eq(lasted.as_millis() as i64),
+            uncounted_ends::ended_at.eq(now),
+        ))
+        .execute(conn)?;
     Ok(true)
+}
+
+/// Ends that nobody has counted, the oldest first.
+pub fn uncounted(conn: &mut AnyConnection, most: i64) -> QueryResult<Vec<UncountedEnd>> {
+    uncounted_ends::table
+        .order(uncounted_ends::ended_at)
+        .limit(most)
+        .select(UncountedEnd::as_select())
+        .load(conn)
+}
+
+/// Takes ends away to count them, and returns those that nobody else has taken.
+pub fn take(
+    conn: &mut AnyConnection,
+    mut ends: Vec<UncountedEnd>,
+) -> QueryResult<Vec<UncountedEnd>> {
+    // Always in the same order, so that two nodes never wait for each other.
+    ends.sort_by(|a, b| a.login_id.cmp(&b.login_id));
+    let mut taken = Vec::new();
+    for end in ends {
+        let this = uncounted_ends::table.find(&end.login_id);
+        if diesel::delete(this).execute(conn)? == 1 {
+            taken.push(end);
+        }
+    }
+    Ok(taken)
+}
+
+/// Forgets ends before `moment` that nobody counts, as where no node has its metrics on.
+pub fn delete_uncounted(conn: &mut AnyConnection, moment: Timestamp) -> QueryResult<usize> {
+    diesel::delete(uncounted_ends::table.filter(uncounted_ends::ended_at.lt(moment))).execute(conn)
 }
 
 /// The logins of a person that nobody has ended and that are not past their hard end.

@@ -10,10 +10,14 @@ use actix_web::{App as Http, HttpResponse, HttpServer};
 use super::Seen;
 use crate::app::App;
 use crate::config::Config;
-use crate::login::{self, Kind};
+use crate::db::DbError;
+use crate::login::{self, Cause, Kind};
 
 /// How long one count of the live logins is good for at least.
 const COUNT_EVERY: Duration = Duration::from_secs(15);
+/// How often ends are counted, and how many at once at most.
+const COUNT_ENDS_EVERY: Duration = Duration::from_secs(2);
+const ENDS_AT_ONCE: usize = 200;
 /// Counting takes at most one part in so many of the time, however many there are.
 const REST: u32 = 200;
 
@@ -62,6 +66,39 @@ async fn metrics(app: Data<App>) -> HttpResponse {
 pub fn disk_free(config: &Config) -> Option<u64> {
     let disk = rustix::fs::statvfs(config.grows_in()?).ok()?;
     Some(disk.f_bavail.saturating_mul(disk.f_frsize))
+}
+
+/// Counts the logins that have ended, whoever ended them, for as long as the process lives.
+pub async fn count_ends(app: Data<App>) {
+    loop {
+        match take_ends(&app).await {
+            Ok(ENDS_AT_ONCE..) => {}
+            Ok(_) => tokio::time::sleep(COUNT_ENDS_EVERY).await,
+            Err(error) => {
+                tracing::debug!(%error, "the ends of logins were not counted");
+                tokio::time::sleep(COUNT_ENDS_EVERY).await;
+            }
+        }
+    }
+}
+
+/// Counts some, and tells how many there were.
+async fn take_ends(app: &App) -> Result<usize, DbError> {
+    let most = ENDS_AT_ONCE as i64;
+    let ends = app
+        .db
+        .read(move |conn| login::uncounted(conn, most))
+        .await?;
+    let found = ends.len();
+    if found > 0 {
+        for end in app.db.write(|conn| login::take(conn, ends)).await? {
+            // A later program may know more causes.
+            let cause = end.cause().map_or("other", Cause::name);
+            let kind = end.kind().name();
+            app.metrics.login_ended(kind, cause, end.lasted());
+        }
+    }
+    Ok(found)
 }
 
 /// Counts the live logins for as long as the process lives; the more there are, the more rarely.

@@ -213,7 +213,7 @@ impl Metrics {
             login_duration: show(
                 list,
                 "login_duration_seconds",
-                "How long logins lasted that this node ended, by why they ended",
+                "How long logins lasted, by why they ended; each is counted by one node",
                 Family::new_with_constructor(|| Histogram::new(LONG)),
             ),
             live_logins: show(
@@ -291,7 +291,7 @@ impl Metrics {
         self.refresh_interval.observe(age.as_secs_f64());
     }
 
-    /// A login has ended here.
+    /// A login has ended, wherever that was; no other node counts it.
     pub fn login_ended(&self, kind: &'static str, cause: &'static str, lasted: Duration) {
         self.login_duration
             .get_or_create(&[("kind", kind), ("cause", cause)])

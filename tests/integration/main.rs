@@ -45,3 +45,4 @@ mod session;
 mod smoke;
 mod step_up;
 mod token_api;
+mod upgrade;

@@ -1,10 +1,17 @@
 //! What is measured, as Prometheus reads it from the listener that is for it alone.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
+use futures_util::future::join_all;
+use gapura::command::cleanup;
+use gapura::metrics::Seen;
+use gapura::metrics::http::count_ends;
 use reqwest::StatusCode;
+use serde_json::json;
 
-use crate::harness::Backend;
+use crate::actors::Browser;
+use crate::harness::{Backend, TestApp};
 use crate::process::place_on;
 use crate::program::{APP_KEY, PASSWORD, Place, Server, after, pair, until};
 use crate::realtime::Wire;
@@ -25,11 +32,25 @@ impl Server {
 
     async fn metric(&self, series: &str) -> f64 {
         let text = self.metrics().await;
-        let line = text.lines().find_map(|line| line.strip_prefix(series));
-        let value = line.unwrap_or_else(|| panic!("no {series} in {text}"));
-        value.trim().parse().expect("a number")
+        let value = value_of(&text, series);
+        value.unwrap_or_else(|| panic!("no {series} in {text}"))
+    }
+
+    /// Waits until it is so much; where it is not there yet, it is nothing.
+    async fn counts(&self, series: &str, wanted: f64) {
+        until(Duration::from_secs(10), || async {
+            value_of(&self.metrics().await, series).unwrap_or(0.0) == wanted
+        })
+        .await;
     }
 }
+
+fn value_of(text: &str, series: &str) -> Option<f64> {
+    let line = text.lines().find_map(|line| line.strip_prefix(series))?;
+    Some(line.trim().parse().expect("a number"))
+}
+
+const LOGGED_OUT: &str = r#"gapura_login_duration_seconds_count{kind="api",cause="logged_out"}"#;
 
 #[actix_web::test]
 async fn what_was_done_is_what_the_metrics_count() {
@@ -56,6 +77,8 @@ async fn what_was_done_is_what_the_metrics_count() {
         assert_eq!(left.expect("an answer").status(), 200);
         assert_eq!(server.refresh(&next).await.status(), 401);
 
+        // Ends are counted a moment later.
+        server.counts(LOGGED_OUT, 1.0).await;
         let text = server.metrics().await;
         assert!(text.ends_with("# EOF\n"), "{text}");
         for (series, value) in [
@@ -91,10 +114,6 @@ async fn what_was_done_is_what_the_metrics_count() {
                 0,
             ),
             (r#"gapura_refresh_interval_seconds_count"#, 1),
-            (
-                r#"gapura_login_duration_seconds_count{kind="api",cause="logged_out"}"#,
-                1,
-            ),
             // The administrator's own, and five that were held against one.
             (r#"gapura_password_hash_wait_seconds_count"#, 6),
             (r#"gapura_password_hashes_waiting"#, 0),
@@ -134,6 +153,157 @@ async fn what_was_done_is_what_the_metrics_count() {
     }
 }
 
+/// How many logins ended, and how long they lasted in seconds, by kind and cause, as these nodes
+/// counted them together.
+fn ends(texts: &[String]) -> BTreeMap<String, (f64, f64)> {
+    let mut all = BTreeMap::<String, (f64, f64)>::new();
+    for line in texts.iter().flat_map(|text| text.lines()) {
+        let Some(rest) = line.strip_prefix("gapura_login_duration_seconds_") else {
+            continue;
+        };
+        let (series, value) = rest.rsplit_once(' ').expect("a value");
+        let (what, labels) = series.split_once('{').expect("labels");
+        let words: Vec<_> = labels.split('"').collect();
+        let value: f64 = value.parse().expect("a number");
+        let mut sums = |add: fn(&mut (f64, f64), f64)| {
+            let of = format!("{} {}", words[1], words[3]);
+            add(all.entry(of).or_default(), value);
+        };
+        match what {
+            "count" => sums(|sums, value| sums.0 += value),
+            "sum" => sums(|sums, value| sums.1 += value),
+            _ => {}
+        }
+    }
+    all
+}
+
+#[actix_web::test]
+async fn every_end_of_a_login_is_counted_once_whoever_ended_it() {
+    for backend in Backend::ALL {
+        let place = measured(place_on(backend)).with("GAPURA_RATE_LIMITS", "off");
+        let mut nodes = vec![place.serve()];
+        if backend == Backend::Shared {
+            nodes.push(place.serve());
+        }
+        let (first, last) = (&nodes[0], nodes.last().expect("a node"));
+        // Told on both nodes at once that it is over.
+        for _ in 0..5 {
+            let (access, _) = first.pair("admin", PASSWORD).await;
+            let leave = |node: &Server| {
+                let request = node.http.post(format!("{}/api/v1/auth/logout", node.url));
+                request.bearer_auth(&access).send()
+            };
+            let answers = join_all([first, last, first, last].map(leave)).await;
+            // Who comes late may be told that it is over already.
+            let statuses = answers
+                .into_iter()
+                .map(|answer| answer.expect("an answer").status());
+            assert!(statuses.filter(StatusCode::is_success).count() >= 1);
+        }
+        assert_eq!(first.sign_in("admin", PASSWORD).await.status(), 303);
+        // By commands.
+        first.pair("admin", PASSWORD).await;
+        let list = place.run(&["session", "list", "admin"]).done();
+        let id = list.split(' ').next().expect("an id");
+        place.run(&["session", "revoke", id]).done();
+        place.run(&["session", "revoke", id]).done();
+        last.pair("admin", PASSWORD).await;
+        place.run(&["session", "revoke", "admin"]).done();
+        let wanted = [
+            ("api logged_out", 5.0),
+            ("api revoked", 2.0),
+            ("browser revoked", 1.0),
+        ];
+        let counted = || async {
+            let mut texts = Vec::new();
+            for node in &nodes {
+                texts.push(node.metrics().await);
+            }
+            let ends = ends(&texts).into_iter();
+            ends.map(|(of, (number, _))| (of, number))
+                .collect::<Vec<_>>()
+        };
+        until(Duration::from_secs(15), || async {
+            counted()
+                .await
+                .iter()
+                .map(|(_, number)| number)
+                .sum::<f64>()
+                >= 8.0
+        })
+        .await;
+        let counted = counted().await;
+        let counted: Vec<_> = counted
+            .iter()
+            .map(|(of, number)| (&**of, *number))
+            .collect();
+        assert_eq!(counted, wanted, "{backend:?}");
+    }
+}
+
+#[actix_web::test]
+async fn logins_that_time_ended_are_counted_once_with_what_they_lasted() {
+    for backend in Backend::ALL {
+        let node = TestApp::start(backend).await;
+        let other = TestApp::join(node.installation.clone(), node.clock.clone(), &[]).await;
+        let _browser = Browser::new(&node, "ada").log_in().await;
+        // Whoever logs in over a login that is remembered, too, ends that one.
+        let twice = Browser::new(&node, "bob");
+        twice.open("/login").await.expect(200);
+        for _ in 0..2 {
+            twice.send_login(&[("remember", "1")]).await.expect(303);
+        }
+        let token = json!({"username": "ada", "password": TestApp::PASSWORD});
+        let answer = node.post_json("/api/v1/auth/token", &token).await;
+        let (_, refresh) = pair(answer).await;
+        let week = Duration::from_secs(7 * 86_400);
+        node.advance(week + Duration::from_secs(60));
+        // One by a client that comes too late, one found by both nodes.
+        let late = json!({"refresh_token": refresh});
+        assert_eq!(
+            other
+                .post_json("/api/v1/auth/refresh", &late)
+                .await
+                .status(),
+            401
+        );
+        let now = node.now();
+        let swept =
+            join_all([&node, &other].map(|node| cleanup::end_overdue(&node.app, now))).await;
+        assert!(swept.iter().all(Result::is_ok));
+        for node in [&node, &other] {
+            actix_web::rt::spawn(count_ends(node.app.clone()));
+        }
+        let counted = || {
+            let seen = Seen {
+                hashes_waiting: 0,
+                revocation_lag: Duration::ZERO,
+                ended_logins: 0,
+                sockets: 0,
+                disk_free: None,
+            };
+            let text = |node: &TestApp| node.app.metrics.text(&seen).expect("text");
+            ends(&[text(&node), text(&other)])
+        };
+        let number = || counted().values().map(|(number, _)| number).sum::<f64>();
+        until(Duration::from_secs(10), || async { number() >= 4.0 }).await;
+        let counted = counted();
+        let kinds: Vec<_> = counted.keys().map(String::as_str).collect();
+        assert_eq!(
+            kinds,
+            ["api unused", "browser idle", "browser logged_out"],
+            "{backend:?}"
+        );
+        let (number, lasted) = counted["api unused"];
+        assert_eq!((number, lasted.round()), (1.0, 604_860.0), "{backend:?}");
+        assert_eq!(counted["browser logged_out"].0, 1.0, "{backend:?}");
+        // Not until it was noticed.
+        let (number, lasted) = counted["browser idle"];
+        assert_eq!((number, lasted.round()), (2.0, 172_800.0), "{backend:?}");
+    }
+}
+
 #[actix_web::test]
 async fn theft_and_sockets_are_counted() {
     let place = measured(Place::new()).with("GAPURA_REFRESH_GRACE", "0s");
@@ -143,12 +313,10 @@ async fn theft_and_sockets_are_counted() {
     assert_eq!(server.metric("gapura_sockets").await, 1.0);
     assert_eq!(server.refresh(&first).await.status(), 200);
     assert_eq!(server.refresh(&first).await.status(), 401);
-    for series in [
-        r#"gapura_token_rotations_total{token="refresh",outcome="reused"}"#,
-        r#"gapura_login_duration_seconds_count{kind="api",cause="theft"}"#,
-    ] {
-        assert_eq!(server.metric(series).await, 1.0, "{series}");
-    }
+    let series = r#"gapura_token_rotations_total{token="refresh",outcome="reused"}"#;
+    assert_eq!(server.metric(series).await, 1.0);
+    let series = r#"gapura_login_duration_seconds_count{kind="api",cause="theft"}"#;
+    server.counts(series, 1.0).await;
     until(Duration::from_secs(2), || async {
         server.metric("gapura_sockets").await == 0.0
     })

@@ -17,7 +17,7 @@ use crate::faults::redis::Redis;
 use crate::harness::Backend;
 use crate::process::place_on;
 use crate::program::{
-    APP_KEY, OTHER_APP_KEY, PASSWORD, Place, Server, add_user, mode, pair, until,
+    APP_KEY, OTHER_APP_KEY, PASSWORD, Place, Server, Told, add_user, mode, pair, until,
 };
 
 /// Within which a running server knows of what a command did.
@@ -301,8 +301,13 @@ fn the_doctor_finds_each_fault_of_keys_clocks_and_migrations() {
 
         executed(
             &place,
+            "INSERT INTO __diesel_schema_migrations (version) VALUES ('20990101000000')",
+        );
+        warns(&place, "newer than this program, by 20990101000000");
+        executed(
+            &place,
             "DELETE FROM __diesel_schema_migrations WHERE version = \
-            (SELECT max(version) FROM __diesel_schema_migrations)",
+            (SELECT max(version) FROM __diesel_schema_migrations WHERE version < '2099')",
         );
         finds(&place, &["migrations are pending", "gapura migrate"]);
     }
@@ -318,6 +323,27 @@ fn the_doctor_finds_each_fault_of_keys_clocks_and_migrations() {
     );
     fs::remove_file(&key).expect("removed");
     finds(&place, &["app.key is gone"]);
+}
+
+#[test]
+fn the_doctor_finds_a_disk_that_is_nearly_full() {
+    let place = settled(Backend::Embedded);
+    // A small one of its own, which nobody else sees, in the place of the data directory.
+    let mut command = place.command_by("unshare", &["--mount", "sh", "-c"]);
+    let doctor = "mount -t tmpfs -o size=50m,mode=0700 tmpfs data && exec \"$0\" doctor";
+    command.args([doctor, env!("CARGO_BIN_EXE_gapura")]);
+    let told = Told::of(command.output().expect("it ends"));
+    if told.err.contains("unshare") || told.err.contains("mount") {
+        println!("skipped: a small disk can be mounted only by root");
+        return;
+    }
+    assert!(!told.good, "{told:?}");
+    let full = told.out.lines().find(|line| line.starts_with("FAIL  disk"));
+    let full = full.unwrap_or_else(|| panic!("{told:?}"));
+    assert!(
+        full.contains("only 52 MB are left") && full.contains("make room"),
+        "{full}"
+    );
 }
 
 #[actix_web::test]
@@ -354,6 +380,16 @@ async fn the_doctor_finds_what_is_wrong_with_servers_and_settings() {
         "DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET synchronous_commit = off', current_database()); END $$",
     );
     warns(&place, "synchronous_commit is off");
+    executed(
+        &place,
+        "CREATE FUNCTION public.clock_timestamp() RETURNS timestamptz LANGUAGE sql AS \
+         $$ SELECT pg_catalog.clock_timestamp() + interval '1 hour' $$; \
+         DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET search_path = public, pg_catalog', current_database()); END $$",
+    );
+    finds(
+        &place,
+        &["the clock of the database", "s apart", "let NTP set both"],
+    );
     let away = place.with(
         "DATABASE_URL",
         "postgres://gapura:hushhush@127.0.0.1:1/gapura",

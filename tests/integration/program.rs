@@ -47,7 +47,12 @@ impl Place {
     }
 
     pub fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_gapura"));
+        self.command_by(env!("CARGO_BIN_EXE_gapura"), arguments)
+    }
+
+    /// As `command`, of another program.
+    pub fn command_by(&self, program: &str, arguments: &[&str]) -> Command {
+        let mut command = Command::new(program);
         let path = std::env::var_os("PATH").unwrap_or_default();
         command
             .args(arguments)
