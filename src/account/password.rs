@@ -1,10 +1,14 @@
 //! Passwords: which are good enough, and Argon2id, as many at a time as there are cores.
 
-use std::sync::{Arc, Mutex};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
 
 use argon2::password_hash::phc::{Ident, Output, ParamsString, PasswordHash, Salt};
 use argon2::{Algorithm, Argon2, Block, Params, Version};
-use tokio::sync::Semaphore;
+use tokio::sync::oneshot;
 use tokio::time::Instant;
 use unicode_normalization::UnicodeNormalization;
 
@@ -21,6 +25,10 @@ type BoxError = Box<dyn std::error::Error + Send + Sync>;
 pub const MAX_LENGTH: usize = 128;
 /// Hashes that may wait for a core, for each core. More than that is answered 503 at once.
 const QUEUE_PER_CORE: usize = 16;
+/// The niceness at which it is hashed: whoever only shows a token does not wait for those who log in, and
+/// where all cores are wanted, a hash still gets a quarter of one.
+#[cfg(target_os = "linux")]
+const NICENESS: i32 = 5;
 /// What a guess must cost at least: zxcvbn's "somewhat guessable" is refused.
 const LEAST_SCORE: zxcvbn::Score = zxcvbn::Score::Three;
 
@@ -98,26 +106,32 @@ pub enum Verdict {
     RightRehash(String),
 }
 
-/// Hashes and verifies. Cheap to clone.
+/// Hashes and verifies, on threads of its own. Cheap to clone.
 #[derive(Clone)]
 pub struct Hasher(Arc<Shared>);
 
 struct Shared {
-    params: Params,
-    cores: Semaphore,
-    queue: Semaphore,
+    cost: Cost,
+    queue: SyncSender<Job>,
+    waiting: AtomicUsize,
     measured: Queue,
-    /// Working memory, kept for the next hash: clearing 19 MiB anew for each costs a tenth of it.
-    memory: Mutex<Vec<Vec<Block>>>,
-    /// What an unknown person's password is held against, so that it takes as long.
+}
+
+/// What is computed, and what an unknown person's password is held against, so that it takes as long.
+struct Cost {
+    params: Params,
     decoy: String,
 }
+
+type Job = Box<dyn FnOnce(&mut Memory) + Send>;
+/// A thread's working memory, kept for the next hash: clearing 19 MiB anew for each costs a tenth of it.
+type Memory = Vec<Block>;
 
 impl Hasher {
     /// A hasher of the configured cost.
     ///
     /// # Errors
-    /// When Argon2 does not take the parameters.
+    /// When Argon2 does not take the parameters, or there can be no more threads.
     pub fn new(config: &Config) -> Result<Self, String> {
         let Argon2Cost {
             memory,
@@ -126,19 +140,23 @@ impl Hasher {
         } = config.argon2;
         let params = Params::new(memory, passes, lanes, Some(32));
         let params = params.map_err(|error| format!("GAPURA_ARGON2: {error}"))?;
-        let cores = cores();
-        let mut shared = Shared {
-            params,
-            cores: Semaphore::new(cores),
-            queue: Semaphore::new(places(cores)),
+        let decoy = hash(&params, &Secret::new(String::new()), &mut Memory::new());
+        let decoy = decoy.map_err(|error| error.to_string())?;
+        let cores = thread::available_parallelism().map_or(1, usize::from);
+        let (queue, jobs) = sync_channel(cores * QUEUE_PER_CORE);
+        let jobs = Arc::new(Mutex::new(jobs));
+        for _ in 0..cores {
+            let jobs = Arc::clone(&jobs);
+            let thread = thread::Builder::new().name("hasher".to_owned());
+            let started = thread.spawn(move || work_off(&jobs));
+            started.map_err(|error| format!("no thread to hash passwords on: {error}"))?;
+        }
+        Ok(Self(Arc::new(Shared {
+            cost: Cost { params, decoy },
+            queue,
+            waiting: AtomicUsize::new(0),
             measured: Queue::default(),
-            memory: Mutex::new(Vec::new()),
-            decoy: String::new(),
-        };
-        shared.decoy = shared
-            .hash(&Secret::new(String::new()))
-            .map_err(|error| error.to_string())?;
-        Ok(Self(Arc::new(shared)))
+        })))
     }
 
     /// Hashes a new password.
@@ -146,7 +164,8 @@ impl Hasher {
     /// # Errors
     /// 503 when too many are waiting.
     pub async fn hash(&self, password: Secret<String>) -> Result<String, AppError> {
-        self.run(move |shared| shared.hash(&password)).await
+        self.run(move |cost, memory| hash(&cost.params, &password, memory))
+            .await
     }
 
     /// Holds a password against a stored hash; against the decoy where there is no such person.
@@ -158,23 +177,23 @@ impl Hasher {
         password: Secret<String>,
         stored: Option<String>,
     ) -> Result<Verdict, AppError> {
-        self.run(move |shared| {
+        self.run(move |cost, memory| {
             let known = stored.is_some();
-            let stored = stored.unwrap_or_else(|| shared.decoy.clone());
+            let stored = stored.unwrap_or_else(|| cost.decoy.clone());
             let stored = PasswordHash::new(&stored)?;
             let params = Params::try_from(&stored)?;
             let (Some(salt), Some(expected)) = (&stored.salt, &stored.hash) else {
                 return Ok(Verdict::Wrong);
             };
-            let computed = shared.compute(&params, password.expose(), salt)?;
+            let computed = compute(&params, password.expose(), salt, memory)?;
             // `Output` compares in constant time.
             if !known || computed != *expected {
                 return Ok(Verdict::Wrong);
             }
-            if ParamsString::try_from(&params)? == ParamsString::try_from(&shared.params)? {
+            if ParamsString::try_from(&params)? == ParamsString::try_from(&cost.params)? {
                 return Ok(Verdict::Right);
             }
-            shared.hash(&password).map(Verdict::RightRehash)
+            hash(&cost.params, &password, memory).map(Verdict::RightRehash)
         })
         .await
     }
@@ -186,70 +205,85 @@ impl Hasher {
 
     /// How many passwords wait for a core.
     pub fn waiting(&self) -> usize {
-        let cores = cores();
-        let inside = places(cores).saturating_sub(self.0.queue.available_permits());
-        let busy = cores.saturating_sub(self.0.cores.available_permits());
-        inside.saturating_sub(busy)
+        self.0.waiting.load(Ordering::Relaxed)
     }
 
     async fn run<T: Send + 'static>(
         &self,
-        work: impl FnOnce(&Shared) -> Result<T, BoxError> + Send + 'static,
+        work: impl FnOnce(&Cost, &mut Memory) -> Result<T, BoxError> + Send + 'static,
     ) -> Result<T, AppError> {
-        let busy = || AppError::Unavailable("too many passwords wait to be hashed".to_owned());
-        let shared = Arc::clone(&self.0);
-        let _place = self.0.queue.try_acquire().map_err(|_| {
+        let (answer, answered) = oneshot::channel();
+        let (shared, began) = (Arc::clone(&self.0), Instant::now());
+        let job: Job = Box::new(move |memory| {
+            shared.waiting.fetch_sub(1, Ordering::Relaxed);
+            // Whoever asked may have hung up.
+            if !answer.is_closed() {
+                let waited = began.elapsed().as_secs_f64();
+                shared.measured.waited.observe(waited);
+                let _ = answer.send(work(&shared.cost, memory));
+            }
+        });
+        self.0.waiting.fetch_add(1, Ordering::Relaxed);
+        if self.0.queue.try_send(job).is_err() {
+            self.0.waiting.fetch_sub(1, Ordering::Relaxed);
             self.0.measured.refused.inc();
-            busy()
-        })?;
-        let began = Instant::now();
-        let _core = self.0.cores.acquire().await.map_err(|_| busy())?;
-        let waited = began.elapsed().as_secs_f64();
-        self.0.measured.waited.observe(waited);
-        actix_web::web::block(move || work(&shared))
-            .await
-            .map_err(|_| busy())?
-            .map_err(|error| AppError::Internal(format!("password hash: {error}")))
-    }
-}
-
-fn cores() -> usize {
-    std::thread::available_parallelism().map_or(1, usize::from)
-}
-
-/// How many may be at the hasher, being hashed or waiting.
-const fn places(cores: usize) -> usize {
-    cores * (1 + QUEUE_PER_CORE)
-}
-
-impl Shared {
-    fn hash(&self, password: &Secret<String>) -> Result<String, BoxError> {
-        let salt = Salt::new(&random::<16>())?;
-        let hash = PasswordHash {
-            algorithm: Ident::new("argon2id")?,
-            version: Some(Version::V0x13.into()),
-            params: ParamsString::try_from(&self.params)?,
-            hash: Some(self.compute(&self.params, password.expose(), &salt)?),
-            salt: Some(salt),
-        };
-        Ok(hash.to_string())
-    }
-
-    fn compute(&self, params: &Params, password: &str, salt: &Salt) -> Result<Output, BoxError> {
-        let kept = self.memory.lock().ok().and_then(|mut kept| kept.pop());
-        let mut memory = kept.unwrap_or_default();
-        memory.resize(params.block_count(), Block::new());
-        let argon2 = Argon2::new(Algorithm::Argon2id, Version::V0x13, params.clone());
-        let mut output = [0; 32];
-        argon2.hash_password_into_with_memory(
-            password.as_bytes(),
-            salt.as_ref(),
-            &mut output,
-            &mut memory,
-        )?;
-        if let Ok(mut kept) = self.memory.lock() {
-            kept.push(memory);
+            let busy = "too many passwords wait to be hashed";
+            return Err(AppError::Unavailable(busy.to_owned()));
         }
-        Ok(Output::new(&output)?)
+        let failed = |error: BoxError| AppError::Internal(format!("password hash: {error}"));
+        answered
+            .await
+            .map_err(|gone| failed(gone.into()))?
+            .map_err(failed)
     }
+}
+
+/// Works off what is queued, for as long as there is a hasher.
+fn work_off(jobs: &Mutex<Receiver<Job>>) {
+    // Linux means the thread where others mean the process. Refused, it hashes as urgently as it answers.
+    #[cfg(target_os = "linux")]
+    let _ = rustix::process::setpriority_process(None, NICENESS);
+    let mut memory = Memory::new();
+    loop {
+        let job = jobs.lock().unwrap_or_else(PoisonError::into_inner).recv();
+        let Ok(job) = job else { return };
+        // Whoever asked learns of a panic by getting no answer; the thread is needed for others.
+        if catch_unwind(AssertUnwindSafe(|| job(&mut memory))).is_err() {
+            memory = Memory::new();
+        }
+    }
+}
+
+fn hash(
+    params: &Params,
+    password: &Secret<String>,
+    memory: &mut Memory,
+) -> Result<String, BoxError> {
+    let salt = Salt::new(&random::<16>())?;
+    let hash = PasswordHash {
+        algorithm: Ident::new("argon2id")?,
+        version: Some(Version::V0x13.into()),
+        params: ParamsString::try_from(params)?,
+        hash: Some(compute(params, password.expose(), &salt, memory)?),
+        salt: Some(salt),
+    };
+    Ok(hash.to_string())
+}
+
+fn compute(
+    params: &Params,
+    password: &str,
+    salt: &Salt,
+    memory: &mut Memory,
+) -> Result<Output, BoxError> {
+    memory.resize(params.block_count(), Block::new());
+    let argon2 = Argon2::new(Algorithm::Argon2id, Version::V0x13, params.clone());
+    let mut output = [0; 32];
+    argon2.hash_password_into_with_memory(
+        password.as_bytes(),
+        salt.as_ref(),
+        &mut output,
+        memory,
+    )?;
+    Ok(Output::new(&output)?)
 }

@@ -5,7 +5,7 @@
 mod bare;
 mod setup;
 
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use setup::{Gapura, Postgres, Redis, sqlite_commits};
@@ -52,6 +52,9 @@ async fn main() -> Outcome<()> {
     }
     if wanted("login") {
         login().await?;
+    }
+    if wanted("fairness") {
+        fairness().await?;
     }
     if wanted("start and memory") {
         start_and_memory().await?;
@@ -218,6 +221,27 @@ async fn login() -> Outcome<()> {
         &limit,
         0.95,
     );
+    Ok(())
+}
+
+/// What those who only show a token notice of more logins than there is a core for.
+async fn fairness() -> Outcome<()> {
+    let gapura = Gapura::start(&[]).await?;
+    let tokens = gapura.log_in().await?;
+    let bearer = format!("Authorization: Bearer {}", tokens.access);
+    let url = gapura.url("/api/v1/auth/token-status");
+    let alone = wrk(&url, &[&bearer])?;
+    let mut flood = Command::new("wrk")
+        .args(["-t1", "-c64", "-d60s", "-s", &setup::file("login.lua")])
+        .arg(gapura.url("/api/v1/auth/token"))
+        .stdout(Stdio::null())
+        .spawn()?;
+    std::thread::sleep(Duration::from_secs(1));
+    let beside = wrk(&url, &[&bearer]);
+    flood.kill()?;
+    flood.wait()?;
+    let work = "GET with a JWT while 64 log in without a pause (limit: the same alone)";
+    row(work, &beside?, &alone, 0.5);
     Ok(())
 }
 
