@@ -498,7 +498,7 @@ async fn everything_needed_works_without_javascript() {
     ada.arrive("/dashboard").await;
     assert_eq!(ada.text("[data-clock=session]").await, "in 24 hours");
     ada.click(".language [lang=id]").await;
-    assert_eq!(ada.text("h1").await, "Halo, ada");
+    ada.reads("h1", "Halo, ada").await;
     ada.click("form[action='/logout'] button").await;
     ada.arrive("/login?reason=logged_out").await;
     ada.close().await;
@@ -646,6 +646,6 @@ async fn a_browser_that_speaks_indonesian_gets_indonesian() {
         .any(|day| title.as_str().is_some_and(|title| title.starts_with(day)));
     assert!(told, "{title}");
     ada.click(".language [lang=en]").await;
-    assert_eq!(ada.text(".facts time").await, "3 hours ago");
+    ada.reads(".facts time", "3 hours ago").await;
     ada.close().await;
 }

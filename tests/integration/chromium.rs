@@ -153,14 +153,30 @@ impl Chromium {
         found.unwrap_or_else(|error| panic!("{css}: {error}"))
     }
 
-    /// What is to be read there; waits for it, since what is about to appear has no text yet.
+    /// What is to be read there; waits for it, since what is about to appear has no text yet, and what
+    /// was found may be on a page that is just going.
     pub async fn text(&self, css: &str) -> String {
         let began = Instant::now();
         loop {
-            let text = self.find(css).await.text().await.expect("text");
-            if !text.is_empty() || began.elapsed() > Duration::from_secs(2) {
-                return text;
+            let text = self.find(css).await.text().await;
+            let is_there = text.as_ref().is_ok_and(|text| !text.is_empty());
+            if is_there || began.elapsed() > Duration::from_secs(2) {
+                return text.expect("text");
             }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    /// Waits until that is to be read there.
+    pub async fn reads(&self, css: &str, wanted: &str) {
+        let began = Instant::now();
+        loop {
+            let text = self.text(css).await;
+            if text == wanted {
+                return;
+            }
+            let in_time = began.elapsed() < Duration::from_secs(5);
+            assert!(in_time, "{css}: {text:?}, not {wanted:?}");
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     }

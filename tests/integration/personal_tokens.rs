@@ -47,9 +47,13 @@ impl TestApp {
 
     pub async fn access_token(&self, name: &str) -> String {
         let body = json!({"username": name, "password": TestApp::PASSWORD});
-        let answer = self.post_json("/api/v1/auth/token", &body).await;
-        let pair: Value = answer.json().await.expect("JSON");
-        text_of(&pair["data"]["access_token"])
+        let answer = Answer::of(
+            self.http
+                .post(format!("{}/api/v1/auth/token", self.url))
+                .json(&body),
+        )
+        .await;
+        text_of(&answer.expect(200).json()["data"]["access_token"])
     }
 
     async fn ask_for_token(&self, access: &str, body: &Value) -> Answer {
