@@ -13,8 +13,8 @@ use aws_lc_rs::digest;
 use diesel::prelude::*;
 
 pub use self::store::{
-    announce, by_id, count_living, delete_old, end_all_of, living_after, living_of, mark_activity,
-    overdue, set_auth_time, tokens_until, usable_of,
+    announce, by_id, count_living, delete_old, delete_old_ends, end_all_of, living_after,
+    living_of, mark_activity, overdue, set_auth_time, tokens_until, usable_of,
 };
 use crate::account::{self, User};
 use crate::audit::{self, Actor, Event, Kind as EventKind};
