@@ -41,6 +41,7 @@ pub async fn run(config: &Config) -> Result<(), String> {
         logins,
         tokens,
         events,
+        ..
     } = deleted.map_err(|error| error.to_string())?;
     say(format_args!(
         "Deleted {logins} old logins, {tokens} old personal tokens and {events} old audit events."
@@ -54,6 +55,8 @@ pub struct Deleted {
     pub logins: usize,
     pub tokens: usize,
     pub events: usize,
+    /// How long others' writes waited for a step at the most.
+    pub longest_step: Duration,
 }
 
 /// Deletes what has expired, in small steps with pauses between them: logins with their tokens,
@@ -63,41 +66,44 @@ pub struct Deleted {
 /// When the database cannot be asked; the next time goes on from there.
 pub async fn sweep(db: &Db, config: &Config, now: Timestamp) -> Result<Deleted, DbError> {
     let mut deleted = Deleted::default();
-    let moment = now - KEPT_AFTER_END;
-    loop {
-        let began = Instant::now();
-        let step = db.write(move |conn| login::delete_old(conn, moment, STEP));
-        let (rows, logins) = step.await?;
-        deleted.logins += logins;
-        if rows == 0 {
-            break;
-        }
-        rest(began).await;
-    }
-    in_steps(db, move |conn| login::delete_old_ends(conn, moment, STEP)).await?;
+    let longest = &mut deleted.longest_step;
     let lifetime = config.clocks.login_lifetime;
     db.write(move |conn| keys::delete_old(conn, lifetime, now))
         .await?;
-    let moment = now - TOKENS_KEPT;
-    deleted.tokens = in_steps(db, move |conn| personal::delete_old(conn, moment, STEP)).await?;
     let oldest = now - config.audit_retention;
     db.write(move |conn| figures::delete_before(conn, figures::day_of(oldest)))
         .await?;
-    deleted.events = in_steps(db, move |conn| audit::delete_before(conn, oldest, STEP)).await?;
+    let moment = now - KEPT_AFTER_END;
+    let step = move |conn: &mut _| login::delete_old(conn, moment, STEP);
+    deleted.logins = in_steps(db, longest, step).await?;
+    let step = move |conn: &mut _| once(login::delete_old_ends(conn, moment, STEP));
+    in_steps(db, longest, step).await?;
+    let moment = now - TOKENS_KEPT;
+    let step = move |conn: &mut _| once(personal::delete_old(conn, moment, STEP));
+    deleted.tokens = in_steps(db, longest, step).await?;
+    let step = move |conn: &mut _| once(audit::delete_before(conn, oldest, STEP));
+    deleted.events = in_steps(db, longest, step).await?;
     Ok(deleted)
 }
 
-/// Repeats a step until there is nothing left to do, and tells how much it did in all.
-async fn in_steps<F>(db: &Db, step: F) -> Result<usize, DbError>
+/// Rows of which each counts.
+fn once(rows: QueryResult<usize>) -> QueryResult<(usize, usize)> {
+    rows.map(|rows| (rows, rows))
+}
+
+/// Repeats a step until it finds no more rows, and tells how many of them counted.
+async fn in_steps<F>(db: &Db, longest: &mut Duration, step: F) -> Result<usize, DbError>
 where
-    F: Fn(&mut AnyConnection) -> QueryResult<usize> + Copy + Send + 'static,
+    F: Fn(&mut AnyConnection) -> QueryResult<(usize, usize)> + Copy + Send + 'static,
 {
-    let mut rows = 0;
+    let mut total = 0;
     loop {
         let began = Instant::now();
-        match db.write(step).await? {
-            0 => return Ok(rows),
-            done => rows += done,
+        let (rows, counted) = db.write(step).await?;
+        *longest = began.elapsed().max(*longest);
+        total += counted;
+        if rows == 0 {
+            return Ok(total);
         }
         rest(began).await;
     }

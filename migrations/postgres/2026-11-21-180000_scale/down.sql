@@ -1,3 +1,4 @@
+DROP INDEX rotating_tokens_live;
 DROP INDEX users_by_role;
 DROP INDEX personal_tokens_revoked;
 DROP INDEX personal_tokens_by_expiry;
