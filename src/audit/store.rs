@@ -34,10 +34,15 @@ macro_rules! passing {
         if let Some(user_id) = &filter.user_id {
             events = events.filter(audit_events::user_id.eq(user_id.clone()));
         }
-        if !filter.kinds.is_empty() {
-            let kinds: Vec<&str> = filter.kinds.iter().map(|kind| kind.name()).collect();
-            events = events.filter(audit_events::kind.eq_any(kinds));
-        }
+        // One kind is a place in an index, in order; PostgreSQL takes a list of one for more.
+        events = match &filter.kinds[..] {
+            [] => events,
+            [kind] => events.filter(audit_events::kind.eq(kind.name())),
+            kinds => {
+                let kinds: Vec<&str> = kinds.iter().map(|kind| kind.name()).collect();
+                events.filter(audit_events::kind.eq_any(kinds))
+            }
+        };
         if let Some(from) = filter.from {
             events = events.filter(audit_events::id.ge(id::first_of(from).to_string()));
         }

@@ -117,7 +117,7 @@ fn scans(plan: &[String]) -> Vec<String> {
         let table = match (after("SCAN"), line.contains("Scan")) {
             (Some(table), _) => Some(table),
             // An index that is read without a condition is read from one end to the other.
-            (None, true) => {
+            (None, true) if !line.contains("Bitmap Heap Scan") => {
                 let searched = plan
                     .get(place + 1)
                     .is_some_and(|next| next.contains("Index Cond"));
@@ -126,7 +126,8 @@ fn scans(plan: &[String]) -> Vec<String> {
                     false => after("on"),
                 }
             }
-            (None, false) => None,
+            // What is read here was found by an index, on the next lines.
+            (None, _) => None,
         };
         let table = table.map(|table| table.trim_matches('"'));
         if table.is_some_and(|table| LARGE.contains(&table)) {
