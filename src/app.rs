@@ -15,6 +15,7 @@ use actix_web::web::{self, Data, ServiceConfig, resource, to};
 use actix_web::{HttpResponse, Resource, Route};
 
 use crate::account::password::Hasher;
+use crate::audit::days::Days;
 use crate::caller::PERSONAL_TOKEN_HEADERS;
 use crate::clock::{Clock, Timestamp};
 use crate::config::{Config, DatabaseUrl};
@@ -57,6 +58,8 @@ pub struct App {
     pub ended: Arc<Ended>,
     pub personal_tokens: Memory,
     pub figures: Figures,
+    /// How many logins everybody's days had.
+    pub days: Arc<Days>,
     pub metrics: Metrics,
     pub hub: Arc<Hub>,
     draining: AtomicBool,
@@ -129,6 +132,7 @@ impl App {
             ended,
             personal_tokens: Memory::default(),
             figures: Figures::default(),
+            days: Arc::default(),
             hub,
             draining: AtomicBool::new(false),
         })

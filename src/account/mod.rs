@@ -5,8 +5,8 @@ mod store;
 
 pub use self::store::{
     Changes, all, by_id, by_ids, by_login_name, clear_failures, count, count_failure,
-    has_other_admin, insert, set_disabled, set_names, set_own_password, set_password_hash,
-    set_profile, set_role, set_temporary_password,
+    has_other_admin, insert, is_anybody, set_disabled, set_names, set_own_password,
+    set_password_hash, set_profile, set_role, set_temporary_password,
 };
 use crate::clock::Timestamp;
 use crate::i18n::Lang;

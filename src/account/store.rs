@@ -50,6 +50,16 @@ pub fn count(conn: &mut AnyConnection) -> QueryResult<i64> {
     users::table.count().get_result(conn)
 }
 
+/// Whether there is anybody at all.
+pub fn is_anybody(conn: &mut AnyConnection) -> QueryResult<bool> {
+    let first: Option<String> = users::table
+        .order(users::id)
+        .select(users::id)
+        .first(conn)
+        .optional()?;
+    Ok(first.is_some())
+}
+
 /// Adds a person; a taken username or address is a unique violation.
 pub fn insert(conn: &mut AnyConnection, user: &User) -> QueryResult<()> {
     diesel::insert_into(users::table)

@@ -1,5 +1,7 @@
 //! `/dashboard/activity`, `/admin/activity` and `/api/v1/audit`.
 
+use std::sync::Arc;
+
 use actix_web::http::StatusCode;
 use actix_web::{HttpRequest, HttpResponse, web};
 use askama::Template;
@@ -192,9 +194,10 @@ async fn show(
     let view = asked.view(&log);
     let (path, section, wanted) = (log.path(), log.section(), view.clone());
     let is_everybodys = matches!(log, Log::Everybodys);
+    let everybodys = Arc::clone(&app.days);
     let read = app.db.read(move |conn| {
         let filter = log.filter(conn, &wanted, now)?;
-        let attempts = Attempts::count(conn, filter.user_id.clone(), now)?;
+        let attempts = Attempts::count(conn, &everybodys, filter.user_id.as_deref(), now)?;
         let mut piece = piece(conn, &filter, &asked)?;
         let events = piece.events.into_iter();
         piece.events = events.map(|event| log.told(event)).collect();

@@ -12,6 +12,7 @@ use serde::Serialize;
 use url::form_urlencoded;
 
 use crate::account::User;
+use crate::audit::days::Days;
 use crate::audit::{self, Event, Filter, Group, Kind, words};
 use crate::clock::Timestamp;
 use crate::db::AnyConnection;
@@ -232,26 +233,34 @@ impl Attempts {
     /// When the database refuses.
     pub fn count(
         conn: &mut AnyConnection,
-        user_id: Option<String>,
+        everybodys: &Days,
+        user_id: Option<&str>,
         now: Timestamp,
     ) -> QueryResult<Self> {
         let today = now.millis().div_euclid(DAY_MILLIS);
         let first = today - DAYS_DRAWN + 1;
         let mut days_of = |kind| {
+            let Some(user_id) = user_id else {
+                return everybodys.count(conn, kind, first, today, now);
+            };
             let filter = Filter {
-                user_id: user_id.clone(),
                 kinds: vec![kind],
                 from: Some(Timestamp::from_millis(first * DAY_MILLIS)),
-                to: None,
+                ..Filter::of_user(user_id)
             };
             let counted = audit::per_day(conn, &filter)?;
             let of = |day: i64| counted.iter().find(|(counted, _)| *counted == day);
-            let days = (first..=today).map(|day| of(day).map_or(0.0, |(_, count)| *count as f64));
-            QueryResult::Ok(days.collect())
+            Ok((first..=today)
+                .map(|day| of(day).map_or(0, |(_, count)| *count))
+                .collect())
+        };
+        let mut values = |kind| {
+            let days: Vec<i64> = days_of(kind)?;
+            QueryResult::Ok(days.into_iter().map(|count| count as f64).collect())
         };
         Ok(Self {
-            logins: days_of(Kind::Login)?,
-            failures: days_of(Kind::LoginFailed)?,
+            logins: values(Kind::Login)?,
+            failures: values(Kind::LoginFailed)?,
             today,
         })
     }

@@ -1,5 +1,7 @@
 //! `/admin`: figures, and people.
 
+use std::sync::Arc;
+
 use actix_web::http::StatusCode;
 use actix_web::{HttpRequest, HttpResponse, web};
 use askama::Template;
@@ -60,9 +62,10 @@ pub async fn overview(
     // What this node has counted is in the figures, too.
     app.figures.flush(&app.db, now).await?;
     let idle_timeout = app.config.clocks.session_idle_timeout;
+    let days = Arc::clone(&app.days);
     let read = app
         .db
-        .read(move |conn| overview::read(conn, idle_timeout, now))
+        .read(move |conn| overview::read(conn, &days, idle_timeout, now))
         .await?;
     let page = Page::signed_in(&req, &app, &session, "admin", now);
     let template = OverviewPage {

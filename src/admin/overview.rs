@@ -7,6 +7,7 @@ use diesel::QueryResult;
 use super::store;
 use crate::account;
 use crate::audit::Kind;
+use crate::audit::days::Days;
 use crate::clock::Timestamp;
 use crate::db::AnyConnection;
 use crate::figures::{self, DAY, Figure, day_of};
@@ -105,6 +106,7 @@ impl Overview {
 /// When the database refuses.
 pub fn read(
     conn: &mut AnyConnection,
+    counted: &Days,
     idle_timeout: Duration,
     now: Timestamp,
 ) -> QueryResult<Overview> {
@@ -118,8 +120,11 @@ pub fn read(
             *field += amount;
         }
     };
-    for counted in store::logins_by_day(conn, since, now)? {
-        add(counted.class, &counted.name, counted.total);
+    for kind in [Kind::Login, Kind::LoginFailed] {
+        let numbers = counted.count(conn, kind, first, day_of(now), now)?;
+        for (day, number) in (first..).zip(numbers) {
+            add(day, kind.name(), number);
+        }
     }
     for (day, name, total) in figures::since(conn, first)? {
         add(day, &name, total);

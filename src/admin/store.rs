@@ -1,6 +1,5 @@
 use std::collections::HashMap;
 
-use diesel::dsl::max;
 use diesel::prelude::*;
 use diesel::sql_query;
 use diesel::sql_types::{BigInt, Text};
@@ -54,30 +53,37 @@ pub fn last_logins(
     conn: &mut AnyConnection,
     ids: &[&str],
 ) -> QueryResult<HashMap<String, Timestamp>> {
-    let known: Vec<(String, Option<Timestamp>)> = logins::table
-        .filter(logins::user_id.eq_any(ids))
-        .group_by(logins::user_id)
-        .select((logins::user_id, max(logins::started_at)))
+    // The latest of each by an index: somebody may have thousands.
+    let latest_login = logins::table
+        .filter(logins::user_id.eq(users::id))
+        .order(logins::started_at.desc())
+        .limit(1)
+        .select(logins::started_at)
+        .single_value();
+    let known: Vec<(String, Option<Timestamp>)> = users::table
+        .filter(users::id.eq_any(ids))
+        .select((users::id, latest_login))
         .load(conn)?;
-    let mut last: HashMap<String, Timestamp> = known
-        .into_iter()
-        .filter_map(|(id, at)| Some((id, at?)))
-        .collect();
+    let found = |(id, at): (String, Option<Timestamp>)| Some((id, at?));
+    let mut last: HashMap<String, Timestamp> = known.into_iter().filter_map(found).collect();
     // Old logins are forgotten long before the events are.
     let unknown = ids.iter().filter(|id| !last.contains_key(**id));
     let unknown: Vec<&str> = unknown.copied().collect();
     if !unknown.is_empty() {
-        let remembered: Vec<(Option<String>, Option<Timestamp>)> = audit_events::table
-            .filter(audit_events::user_id.eq_any(unknown))
-            .filter(audit_events::kind.eq(audit::Kind::Login.name()))
-            .group_by(audit_events::user_id)
-            .select((audit_events::user_id, max(audit_events::at)))
+        let latest_event = audit_events::table
+            .filter(audit_events::user_id.eq(users::id.nullable()))
+            // Looked for among the person's events, not among everybody's logins: a text that is put
+            // together is no index's business.
+            .filter(audit_events::kind.concat("").eq(audit::Kind::Login.name()))
+            .order(audit_events::id.desc())
+            .limit(1)
+            .select(audit_events::at)
+            .single_value();
+        let remembered: Vec<(String, Option<Timestamp>)> = users::table
+            .filter(users::id.eq_any(unknown))
+            .select((users::id, latest_event))
             .load(conn)?;
-        last.extend(
-            remembered
-                .into_iter()
-                .filter_map(|(id, at)| Some((id?, at?))),
-        );
+        last.extend(remembered.into_iter().filter_map(found));
     }
     Ok(last)
 }
@@ -106,21 +112,6 @@ fn counted(conn: &mut AnyConnection, sql: &str, values: [i64; 2]) -> QueryResult
             .bind::<BigInt, _>(second)
             .load(conn),
     }
-}
-
-/// Logins and failed ones, for each day from `since` to `until`.
-pub fn logins_by_day(
-    conn: &mut AnyConnection,
-    since: Timestamp,
-    until: Timestamp,
-) -> QueryResult<Vec<Counted>> {
-    counted(
-        conn,
-        "SELECT kind AS name, at / 86400000 AS class, COUNT(*) AS total FROM audit_events \
-         WHERE at >= $1 AND at <= $2 AND kind IN ('login', 'login_failed') \
-         GROUP BY kind, at / 86400000",
-        [since.millis(), until.millis()],
-    )
 }
 
 /// How many logins that were over between two moments had lasted how long, by kind. Classes are the

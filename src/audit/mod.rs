@@ -1,6 +1,7 @@
 //! What happened, to whom, from where: written in the transaction of what it records, never a
 //! secret.
 
+pub mod days;
 mod store;
 pub mod words;
 

@@ -34,10 +34,15 @@ macro_rules! passing {
         if let Some(user_id) = &filter.user_id {
             events = events.filter(audit_events::user_id.eq(user_id.clone()));
         }
-        if !filter.kinds.is_empty() {
-            let kinds: Vec<&str> = filter.kinds.iter().map(|kind| kind.name()).collect();
-            events = events.filter(audit_events::kind.eq_any(kinds));
-        }
+        // One kind is a place in an index, in order; PostgreSQL takes a list of one for more.
+        events = match &filter.kinds[..] {
+            [] => events,
+            [kind] => events.filter(audit_events::kind.eq(kind.name())),
+            kinds => {
+                let kinds: Vec<&str> = kinds.iter().map(|kind| kind.name()).collect();
+                events.filter(audit_events::kind.eq_any(kinds))
+            }
+        };
         if let Some(from) = filter.from {
             events = events.filter(audit_events::id.ge(id::first_of(from).to_string()));
         }
@@ -48,6 +53,18 @@ macro_rules! passing {
     }};
 }
 
+/// Of several kinds among everybody's events, each is asked for by itself: the index of kinds knows
+/// the order of one, and not of several together. `None`: once will do.
+fn each_kind(filter: &Filter) -> Option<impl Iterator<Item = Filter>> {
+    let apart = filter.user_id.is_none() && filter.kinds.len() > 1;
+    apart.then(|| {
+        filter.kinds.iter().map(|kind| Filter {
+            kinds: vec![*kind],
+            ..filter.clone()
+        })
+    })
+}
+
 /// A piece of the log, newest first: those before the event `after`, or the newest of all.
 pub fn page(
     conn: &mut AnyConnection,
@@ -55,6 +72,15 @@ pub fn page(
     after: Option<&str>,
     limit: i64,
 ) -> QueryResult<Vec<Event>> {
+    if let Some(apart) = each_kind(filter) {
+        let mut events = Vec::new();
+        for filter in apart {
+            events.append(&mut page(conn, &filter, after, limit)?);
+        }
+        events.sort_by(|a, b| b.id.cmp(&a.id));
+        events.truncate(usize::try_from(limit).unwrap_or(0));
+        return Ok(events);
+    }
     let mut events = passing!(audit_events::table, filter);
     if let Some(after) = after {
         events = events.filter(audit_events::id.lt(after.to_owned()));
@@ -98,6 +124,16 @@ pub fn page_before(
     before: &str,
     limit: i64,
 ) -> QueryResult<Vec<Event>> {
+    if let Some(apart) = each_kind(filter) {
+        let mut events = Vec::new();
+        for filter in apart {
+            events.append(&mut page_before(conn, &filter, before, limit)?);
+        }
+        events.sort_by(|a, b| a.id.cmp(&b.id));
+        events.truncate(usize::try_from(limit).unwrap_or(0));
+        events.reverse();
+        return Ok(events);
+    }
     let mut events: Vec<Event> = passing!(audit_events::table, filter)
         .filter(audit_events::id.gt(before.to_owned()))
         .order(audit_events::id.asc())
@@ -115,6 +151,11 @@ pub fn per_day(conn: &mut AnyConnection, filter: &Filter) -> QueryResult<Vec<(i6
         .group_by(day())
         .select((day(), count_star()));
     passing!(days, filter).load(conn)
+}
+
+/// How many events pass.
+pub fn count(conn: &mut AnyConnection, filter: &Filter) -> QueryResult<i64> {
+    passing!(audit_events::table.select(count_star()), filter).get_result(conn)
 }
 
 /// Forgets events from before `moment`, at most `most` of them.

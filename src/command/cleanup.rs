@@ -2,12 +2,15 @@
 
 use std::time::Duration;
 
+use diesel::QueryResult;
+use tokio::time::Instant;
+
 use super::say;
 use crate::app::App;
 use crate::audit;
 use crate::clock::{Clock, SystemClock, Timestamp};
 use crate::config::Config;
-use crate::db::{Db, DbError};
+use crate::db::{AnyConnection, Db, DbError};
 use crate::error::AppError;
 use crate::figures;
 use crate::keys;
@@ -24,8 +27,13 @@ const KEPT_AFTER_END: Duration = Duration::from_secs(7 * 86_400);
 const TOKENS_KEPT: Duration = Duration::from_secs(30 * 86_400);
 /// How long the end of a login waits for a node that counts it.
 const ENDS_KEPT: Duration = Duration::from_secs(86_400);
-/// Rows deleted in one transaction, so that nobody waits for long.
+/// Logins deleted in one transaction, with as many of their tokens, or so many other rows: few
+/// milliseconds, since others' writes wait for it.
 const STEP: i64 = 200;
+/// Logins looked at by one query.
+const STRETCH: i64 = 1000;
+/// A pause is so many times as long as the step before it: most of the time is the others'.
+const REST: u32 = 2;
 
 /// Deletes what has expired and says how much.
 pub async fn run(config: &Config) -> Result<(), String> {
@@ -35,6 +43,7 @@ pub async fn run(config: &Config) -> Result<(), String> {
         logins,
         tokens,
         events,
+        ..
     } = deleted.map_err(|error| error.to_string())?;
     say(format_args!(
         "Deleted {logins} old logins, {tokens} old personal tokens and {events} old audit events."
@@ -43,51 +52,71 @@ pub async fn run(config: &Config) -> Result<(), String> {
 }
 
 /// How much was deleted.
+#[derive(Default)]
 pub struct Deleted {
     pub logins: usize,
     pub tokens: usize,
     pub events: usize,
+    /// How long others' writes waited for a step at the most.
+    pub longest_step: Duration,
 }
 
-/// Deletes what has expired: logins with their tokens, personal tokens, audit events, figures
-/// and signing keys.
+/// Deletes what has expired, in small steps with pauses between them: logins with their tokens,
+/// what the feed said of them, personal tokens, audit events, figures and signing keys.
+///
+/// # Errors
+/// When the database cannot be asked; the next time goes on from there.
 pub async fn sweep(db: &Db, config: &Config, now: Timestamp) -> Result<Deleted, DbError> {
-    let mut logins = 0;
-    loop {
-        let step = db
-            .write(move |conn| login::delete_old(conn, now - KEPT_AFTER_END, STEP))
-            .await?;
-        logins += step;
-        if (step as i64) < STEP {
-            break;
-        }
-    }
+    let mut deleted = Deleted::default();
+    let longest = &mut deleted.longest_step;
     let lifetime = config.clocks.login_lifetime;
     db.write(move |conn| keys::delete_old(conn, lifetime, now))
-        .await?;
-    let tokens = db
-        .write(move |conn| personal::delete_old(conn, now - TOKENS_KEPT))
-        .await?;
-    db.write(move |conn| login::delete_uncounted(conn, now - ENDS_KEPT))
         .await?;
     let oldest = now - config.audit_retention;
     db.write(move |conn| figures::delete_before(conn, figures::day_of(oldest)))
         .await?;
-    let mut events = 0;
+    let moment = now - KEPT_AFTER_END;
+    let step = move |conn: &mut _| login::delete_old(conn, moment, STEP);
+    deleted.logins = in_steps(db, longest, step).await?;
+    let step = move |conn: &mut _| once(login::delete_old_ends(conn, moment, STEP));
+    in_steps(db, longest, step).await?;
+    let moment = now - ENDS_KEPT;
+    let step = move |conn: &mut _| once(login::delete_uncounted(conn, moment, STEP));
+    in_steps(db, longest, step).await?;
+    let moment = now - TOKENS_KEPT;
+    let step = move |conn: &mut _| once(personal::delete_old(conn, moment, STEP));
+    deleted.tokens = in_steps(db, longest, step).await?;
+    let step = move |conn: &mut _| once(audit::delete_before(conn, oldest, STEP));
+    deleted.events = in_steps(db, longest, step).await?;
+    Ok(deleted)
+}
+
+/// Rows of which each counts.
+fn once(rows: QueryResult<usize>) -> QueryResult<(usize, usize)> {
+    rows.map(|rows| (rows, rows))
+}
+
+/// Repeats a step until it finds no more rows, and tells how many of them counted.
+async fn in_steps<F>(db: &Db, longest: &mut Duration, step: F) -> Result<usize, DbError>
+where
+    F: Fn(&mut AnyConnection) -> QueryResult<(usize, usize)> + Copy + Send + 'static,
+{
+    let mut total = 0;
     loop {
-        let step = db
-            .write(move |conn| audit::delete_before(conn, oldest, STEP))
-            .await?;
-        events += step;
-        if (step as i64) < STEP {
-            break;
+        let began = Instant::now();
+        let (rows, counted) = db.write(step).await?;
+        *longest = began.elapsed().max(*longest);
+        total += counted;
+        if rows == 0 {
+            return Ok(total);
         }
+        rest(began).await;
     }
-    Ok(Deleted {
-        logins,
-        tokens,
-        events,
-    })
+}
+
+/// Leaves the database to others for a while after a step.
+async fn rest(began: Instant) {
+    tokio::time::sleep(began.elapsed() * REST).await;
 }
 
 /// Ends the logins that are over though nobody came back to be told, so that the log says when and
@@ -99,18 +128,19 @@ pub async fn end_overdue(app: &App, now: Timestamp) -> Result<(), AppError> {
     let idle_since = now - app.config.clocks.session_idle_timeout;
     let mut after = String::new();
     loop {
-        let from = after.clone();
-        let over = app
+        let (began, from) = (Instant::now(), after);
+        let stretch = app
             .db
-            .read(move |conn| login::overdue(conn, &from, STEP, idle_since, now))
+            .read(move |conn| login::overdue(conn, &from, STRETCH, idle_since, now))
             .await?;
-        let Some(last) = over.last() else {
-            return Ok(());
-        };
-        after.clone_from(&last.id);
-        for login in over {
+        for login in stretch.overdue {
             end_one(app, login, now).await?;
         }
+        let Some(next) = stretch.next else {
+            return Ok(());
+        };
+        after = next;
+        rest(began).await;
     }
 }
 

@@ -73,13 +73,8 @@ pub async fn run(config: Config) -> Result<(), String> {
 /// Makes the first administrator if there is nobody yet, and returns their name, and their password
 /// if it was generated.
 async fn first_admin(app: &App) -> Result<Option<(String, Option<String>)>, String> {
-    let nobody = app
-        .db
-        .read(account::count)
-        .await
-        .map_err(|error| error.to_string())?
-        == 0;
-    if !nobody {
+    let anybody = app.db.read(account::is_anybody).await;
+    if anybody.map_err(|error| error.to_string())? {
         return Ok(None);
     }
     let wanted = &app.config.first_admin;
@@ -123,15 +118,7 @@ async fn first_admin(app: &App) -> Result<Option<(String, Option<String>)>, Stri
     match user::add(&app.db, admin).await {
         Ok(()) => Ok(Some((username, generated))),
         // Another node was a moment ahead: its administrator stands.
-        Err(_)
-            if app
-                .db
-                .read(account::count)
-                .await
-                .is_ok_and(|count| count > 0) =>
-        {
-            Ok(None)
-        }
+        Err(_) if app.db.read(account::is_anybody).await.unwrap_or(false) => Ok(None),
         Err(problem) => Err(problem),
     }
 }

@@ -188,6 +188,12 @@ impl Db {
         self.timed("write", work).await
     }
 
+    /// Whether what is committed later also has the higher number of a sequence: with one writer at a
+    /// time.
+    pub const fn commits_in_order(&self) -> bool {
+        self.writer.is_some()
+    }
+
     /// Asks the database for a sign of life.
     pub async fn ping(&self) -> Result<(), DbError> {
         self.read(|conn| conn.batch_execute("SELECT 1")).await

@@ -75,4 +75,10 @@ diesel::joinable!(logins -> users (user_id));
 diesel::joinable!(rotating_tokens -> logins (login_id));
 diesel::joinable!(personal_tokens -> users (user_id));
 diesel::joinable!(personal_tokens -> logins (login_id));
-diesel::allow_tables_to_appear_in_same_query!(users, logins, rotating_tokens, personal_tokens);
+diesel::allow_tables_to_appear_in_same_query!(
+    users,
+    logins,
+    rotating_tokens,
+    personal_tokens,
+    audit_events
+);

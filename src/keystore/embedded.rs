@@ -547,9 +547,14 @@ impl Store {
         // A row that has expired may belong to a key that was raised in time: not before all such
         // are written can rows go by their date.
         if self.flush().await? {
-            let expired = keystore::table.filter(keystore::expires_at.le(now));
-            self.transaction(move |conn| diesel::delete(expired).execute(conn))
-                .await?;
+            // A server that was away for a day finds a day's worth of them.
+            while self
+                .transaction(move |conn| delete_expired(conn, now))
+                .await?
+                > 0
+            {
+                tokio::task::yield_now().await;
+            }
         }
         Ok(())
     }
@@ -686,6 +691,17 @@ fn update(conn: &mut AnyConnection, row: &Row) -> QueryResult<usize> {
             keystore::expires_at.eq(row.expires_at),
         ))
         .execute(conn)
+}
+
+/// Deletes rows by their date, at most a batch of them.
+fn delete_expired(conn: &mut AnyConnection, now: Timestamp) -> QueryResult<usize> {
+    let expired: Vec<String> = keystore::table
+        .filter(keystore::expires_at.le(now))
+        .order(keystore::expires_at)
+        .limit(BATCH as i64)
+        .select(keystore::key)
+        .load(conn)?;
+    diesel::delete(keystore::table.filter(keystore::key.eq_any(&expired))).execute(conn)
 }
 
 fn upsert(conn: &mut AnyConnection, row: &Row) -> QueryResult<()> {

@@ -28,6 +28,8 @@ const READ_EVERY: Duration = Duration::from_millis(400);
 const OVERLAP: Duration = Duration::from_secs(15);
 /// A node without news for this long is not ready.
 const READY_WITHIN: Duration = Duration::from_secs(5);
+/// Lines of the feed read at a time, so that no query takes long.
+const PAGE: i64 = 5000;
 /// Where ends are announced in Redis.
 pub const CHANNEL: &str = "gapura:ended";
 
@@ -107,10 +109,22 @@ impl Ended {
 
     /// Adds an end that this node knows of. The first cause stands.
     pub fn insert(&self, id: &str, cause: Cause, expires_at: Timestamp) {
-        if let (Ok(id), Ok(mut ended)) = (Uuid::try_parse(id), self.ended.write())
-            && let Entry::Vacant(place) = ended.entry(id)
-        {
-            place.insert((cause, expires_at));
+        self.insert_each([(id, cause, expires_at)]);
+    }
+
+    fn insert_each<'a>(&self, ends: impl IntoIterator<Item = (&'a str, Cause, Timestamp)>) {
+        let Ok(mut ended) = self.ended.write() else {
+            return;
+        };
+        let before = ended.len();
+        for (id, cause, expires_at) in ends {
+            if let Ok(id) = Uuid::try_parse(id)
+                && let Entry::Vacant(place) = ended.entry(id)
+            {
+                place.insert((cause, expires_at));
+            }
+        }
+        if ended.len() > before {
             self.news.notify_one();
         }
     }
@@ -189,19 +203,27 @@ impl Reader {
         {
             self.settled = self.seen.pop_front().map_or(self.settled, |(_, seq)| seq);
         }
-        let settled = self.settled;
-        let (news, last) = db
-            .read(move |conn| {
-                // The number first: what is committed between the two queries is read again.
-                let last = store::last_seq(conn)?;
-                Ok((store::revocations_after(conn, settled, now)?, last))
-            })
-            .await?;
-        for line in news {
-            let cause = Cause::named(&line.cause).unwrap_or(Cause::Revoked);
-            ended.insert(&line.subject, cause, line.expires_at);
+        // The number first: what is committed between the queries is read again.
+        let last = db.read(store::last_seq).await?;
+        let mut after = self.settled;
+        loop {
+            let page = move |conn: &mut _| store::revocations_after(conn, after, PAGE, now);
+            let lines = db.read(page).await?;
+            after = lines.last().map_or(after, |line| line.seq);
+            let more = i64::try_from(lines.len()).is_ok_and(|read| read == PAGE);
+            ended.insert_each(lines.iter().map(|line| {
+                let cause = Cause::named(&line.cause).unwrap_or(Cause::Revoked);
+                (line.subject.as_str(), cause, line.expires_at)
+            }));
+            if !more {
+                break;
+            }
         }
-        self.seen.push_back((began, last));
+        if db.commits_in_order() {
+            self.settled = last;
+        } else {
+            self.seen.push_back((began, last));
+        }
         ended.mark_fed(began);
         Ok(())
     }

@@ -85,9 +85,20 @@ pub fn take(
     Ok(taken)
 }
 
-/// Forgets ends before `moment` that nobody counts, as where no node has its metrics on.
-pub fn delete_uncounted(conn: &mut AnyConnection, moment: Timestamp) -> QueryResult<usize> {
-    diesel::delete(uncounted_ends::table.filter(uncounted_ends::ended_at.lt(moment))).execute(conn)
+/// Forgets ends before `moment` that nobody counts, as where no node has its metrics on: at most `most`.
+pub fn delete_uncounted(
+    conn: &mut AnyConnection,
+    moment: Timestamp,
+    most: i64,
+) -> QueryResult<usize> {
+    let old: Vec<String> = uncounted_ends::table
+        .filter(uncounted_ends::ended_at.lt(moment))
+        .order(uncounted_ends::ended_at)
+        .select(uncounted_ends::login_id)
+        .limit(most)
+        .load(conn)?;
+    diesel::delete(uncounted_ends::table.filter(uncounted_ends::login_id.eq_any(&old)))
+        .execute(conn)
 }
 
 /// The logins of a person that nobody has ended and that are not past their hard end.
@@ -193,17 +204,39 @@ pub fn tokens_until(
         .collect())
 }
 
-/// Logins that nobody has ended though they are over: past their hard end, or of no use any more.
-/// In order of their ids, those after `after`.
+/// A stretch of all logins, in order of their ids.
+pub struct Stretch {
+    /// Of them, those that nobody has ended though they are over: past their hard end, or of no use
+    /// any more.
+    pub overdue: Vec<Login>,
+    /// Where the next begins; `None`: there is none.
+    pub next: Option<String>,
+}
+
+/// Looks for what is overdue among the `most` logins after `after`: so many and no more, since among
+/// a million there may be none.
 pub fn overdue(
     conn: &mut AnyConnection,
     after: &str,
     most: i64,
     idle_since: Timestamp,
     now: Timestamp,
-) -> QueryResult<Vec<Login>> {
-    logins::table
+) -> QueryResult<Stretch> {
+    let ids: Vec<String> = logins::table
         .filter(logins::id.gt(after))
+        .order(logins::id)
+        .limit(most)
+        .select(logins::id)
+        .load(conn)?;
+    let Some(last) = ids.last() else {
+        return Ok(Stretch {
+            overdue: Vec::new(),
+            next: None,
+        });
+    };
+    let overdue = logins::table
+        .filter(logins::id.gt(after))
+        .filter(logins::id.le(last))
         .filter(logins::ended_at.is_null())
         .filter(
             logins::expires_at
@@ -211,9 +244,12 @@ pub fn overdue(
                 .or(not(is_usable!(idle_since, now))),
         )
         .order(logins::id)
-        .limit(most)
         .select(Login::as_select())
-        .load(conn)
+        .load(conn)?;
+    Ok(Stretch {
+        overdue,
+        next: Some(last.clone()),
+    })
 }
 
 /// Ends the living logins of a person, and returns them; `by` is who did it.
@@ -265,16 +301,18 @@ pub fn announce(
         .map(drop)
 }
 
-/// Everything the feed has after `seq`, in its order.
+/// What the feed has after `seq`, in its order, at most `most` lines of it.
 pub fn revocations_after(
     conn: &mut AnyConnection,
     seq: i64,
+    most: i64,
     now: Timestamp,
 ) -> QueryResult<Vec<Revocation>> {
     revocations::table
         .filter(revocations::seq.gt(seq))
         .filter(revocations::expires_at.gt(now))
         .order(revocations::seq)
+        .limit(most)
         .select(Revocation::as_select())
         .load(conn)
 }
@@ -299,15 +337,45 @@ pub fn mark_activity(conn: &mut AnyConnection, id: &str, at: Timestamp) -> Query
         .map(drop)
 }
 
-/// Forgets logins that were over before `moment`, with their tokens, at most `most` of them.
-pub fn delete_old(conn: &mut AnyConnection, moment: Timestamp, most: i64) -> QueryResult<usize> {
+/// Forgets logins that were over before `moment`, each after its tokens: at most `most` logins and as
+/// many tokens. How many rows that were, and how many of them logins.
+pub fn delete_old(
+    conn: &mut AnyConnection,
+    moment: Timestamp,
+    most: i64,
+) -> QueryResult<(usize, usize)> {
     let old: Vec<String> = logins::table
         .filter(logins::expires_at.lt(moment))
+        .order(logins::expires_at)
         .select(logins::id)
         .limit(most)
         .load(conn)?;
-    diesel::delete(rotating_tokens::table.filter(rotating_tokens::login_id.eq_any(&old)))
+    // A login that is refreshed every few minutes has hundreds.
+    let tokens: Vec<Vec<u8>> = rotating_tokens::table
+        .filter(rotating_tokens::login_id.eq_any(&old))
+        .select(rotating_tokens::id)
+        .limit(most)
+        .load(conn)?;
+    let gone = diesel::delete(rotating_tokens::table.filter(rotating_tokens::id.eq_any(&tokens)))
         .execute(conn)?;
-    diesel::delete(revocations::table.filter(revocations::expires_at.lt(moment))).execute(conn)?;
-    diesel::delete(logins::table.filter(logins::id.eq_any(&old))).execute(conn)
+    if i64::try_from(tokens.len()).is_ok_and(|found| found >= most) {
+        return Ok((gone, 0));
+    }
+    let logins = diesel::delete(logins::table.filter(logins::id.eq_any(&old))).execute(conn)?;
+    Ok((gone + logins, logins))
+}
+
+/// Forgets what the feed had to say until `moment`, at most `most` lines of it.
+pub fn delete_old_ends(
+    conn: &mut AnyConnection,
+    moment: Timestamp,
+    most: i64,
+) -> QueryResult<usize> {
+    let old: Vec<i64> = revocations::table
+        .filter(revocations::expires_at.lt(moment))
+        .order(revocations::expires_at)
+        .select(revocations::seq)
+        .limit(most)
+        .load(conn)?;
+    diesel::delete(revocations::table.filter(revocations::seq.eq_any(&old))).execute(conn)
 }

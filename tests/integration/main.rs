@@ -41,6 +41,7 @@ mod readme;
 mod realtime;
 mod registration;
 mod rotation_model;
+mod scale;
 mod session;
 mod smoke;
 mod step_up;

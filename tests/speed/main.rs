@@ -3,6 +3,7 @@
 //! all cores.
 
 mod bare;
+mod scale;
 mod setup;
 
 use std::process::{Command, Stdio};
@@ -23,6 +24,9 @@ async fn main() -> Outcome<()> {
         .collect();
     if arguments.first().is_some_and(|first| first == "bare") {
         return bare::serve(&arguments.split_off(1)).await;
+    }
+    if arguments.first().is_some_and(|first| first == "scale") {
+        return scale::run(&arguments.split_off(1)).await;
     }
     let wanted = |row: &str| {
         arguments.is_empty() || arguments.iter().any(|word| row.contains(word.as_str()))
@@ -246,7 +250,7 @@ async fn fairness() -> Outcome<()> {
 }
 
 async fn start_and_memory() -> Outcome<()> {
-    let gapura = Gapura::start(&[]).await?;
+    let mut gapura = Gapura::start(&[]).await?;
     let idle = gapura.resident_mib()?;
     let tokens = gapura.log_in().await?;
     wrk(
@@ -262,7 +266,8 @@ async fn start_and_memory() -> Outcome<()> {
         &[],
     )?;
     let after = gapura.resident_mib()?;
-    let restarted = gapura.restart().await?;
+    gapura.stop();
+    let restarted = gapura.resume().await?;
     println!(
         "| resident memory, idle / after load | {idle:.0} / {after:.0} MiB | | | ≤ 45 / 45 + one hash a core | |"
     );
@@ -291,7 +296,9 @@ fn beside(
 }
 
 fn wrk(url: &str, headers: &[&str]) -> Outcome<Load> {
-    run_wrk(Command::new("wrk").args(["-t2", "-c64"]), url, headers, &[])
+    let mut command = Command::new("wrk");
+    command.args(["-t2", "-c64"]);
+    run_wrk(&mut command, url, headers, &[], SECONDS)
 }
 
 fn wrk_with(
@@ -309,7 +316,7 @@ fn wrk_with(
         "-s",
         script,
     ]);
-    run_wrk(&mut command, url, headers, arguments)
+    run_wrk(&mut command, url, headers, arguments, SECONDS)
 }
 
 fn run_wrk(
@@ -317,12 +324,13 @@ fn run_wrk(
     url: &str,
     headers: &[&str],
     arguments: &[&str],
+    seconds: u64,
 ) -> Outcome<Load> {
     for header in headers {
         command.args(["-H", header]);
     }
     let output = command
-        .args([&format!("-d{SECONDS}s"), "--latency", url, "--"])
+        .args([&format!("-d{seconds}s"), "--latency", url, "--"])
         .args(arguments)
         .output()?;
     let text = String::from_utf8_lossy(&output.stdout);

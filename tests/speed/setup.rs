@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use argon2::{Algorithm, Argon2, Block, Params, Version};
 use diesel::connection::SimpleConnection;
 use diesel::{Connection, SqliteConnection};
+use gapura::config::Config;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -25,7 +26,7 @@ pub fn free_port() -> Outcome<u16> {
 }
 
 #[expect(clippy::disallowed_methods, reason = "a stopwatch, not a clock")]
-fn stopwatch() -> Instant {
+pub fn stopwatch() -> Instant {
     Instant::now()
 }
 
@@ -174,7 +175,8 @@ fn shell(script: &str) -> Outcome<String> {
 /// The release binary, serving.
 pub struct Gapura {
     port: u16,
-    process: Process,
+    /// `None` while it is stopped.
+    process: Option<Process>,
     settings: Vec<(String, String)>,
     dir: TempDir,
     http: reqwest::Client,
@@ -194,42 +196,43 @@ impl Gapura {
             .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
             .collect();
         let port = free_port()?;
-        let process = spawn(&dir, port, &settings)?;
-        let http = reqwest::Client::builder()
-            .redirect(reqwest::redirect::Policy::none())
-            .cookie_store(true)
-            .build()?;
+        let process = Some(spawn(&dir, port, &settings)?);
         let gapura = Self {
             port,
             process,
             settings,
             dir,
-            http,
+            http: client()?,
         };
         wait_for(port, Duration::from_secs(20))?;
         Ok(gapura)
     }
 
-    /// Stops it and measures how long the next start takes to its first answer.
-    pub async fn restart(self) -> Outcome<Duration> {
-        let Self {
-            port,
-            process,
-            settings,
-            dir,
-            http,
-        } = self;
-        drop(process);
-        let began = stopwatch();
-        let _process = spawn(&dir, port, &settings)?;
-        wait_for(port, Duration::from_secs(20))?;
+    /// Stops it, and waits until it has.
+    pub fn stop(&mut self) {
+        self.process = None;
+    }
+
+    /// Starts it again, and measures how long that takes to the first answer.
+    pub async fn resume(&mut self) -> Outcome<Duration> {
         // A client of its own: the other one still holds connections to the process before.
-        drop(http);
-        let http = reqwest::Client::new();
-        http.get(format!("http://127.0.0.1:{port}/healthz"))
-            .send()
-            .await?;
+        self.http = client()?;
+        let began = stopwatch();
+        self.process = Some(spawn(&self.dir, self.port, &self.settings)?);
+        wait_for(self.port, Duration::from_secs(60))?;
+        self.http.get(self.url("/healthz")).send().await?;
         Ok(began.elapsed())
+    }
+
+    /// What it is told.
+    pub fn config(&self) -> Outcome<Config> {
+        let dir = ("GAPURA_DATA_DIR".to_owned(), self.data_dir());
+        let settings = self.settings.iter().cloned().chain([dir]);
+        Config::from_sources("", settings).map_err(|problems| problems.join("; ").into())
+    }
+
+    fn data_dir(&self) -> String {
+        self.dir.path().join("data").display().to_string()
     }
 
     pub fn url(&self, path: &str) -> String {
@@ -243,7 +246,11 @@ impl Gapura {
     }
 
     pub async fn log_in(&self) -> Outcome<Tokens> {
-        let body = json!({"username": "speed", "password": PASSWORD});
+        self.log_in_as("speed").await
+    }
+
+    pub async fn log_in_as(&self, username: &str) -> Outcome<Tokens> {
+        let body = json!({"username": username, "password": PASSWORD});
         let answer = self
             .http
             .post(self.url("/api/v1/auth/token"))
@@ -279,25 +286,19 @@ impl Gapura {
 
     /// Signs in by the login page: the session cookie and the form token.
     pub async fn browser(&self) -> Outcome<(String, String)> {
-        let page = self
-            .http
-            .get(self.url("/login"))
-            .send()
-            .await?
-            .text()
-            .await?;
-        let token = form_token(&page)?;
+        self.browser_as("speed").await
+    }
+
+    pub async fn browser_as(&self, username: &str) -> Outcome<(String, String)> {
+        let http = client()?;
+        let get = async |path: &str| http.get(self.url(path)).send().await?.text().await;
+        let token = form_token(&get("/login").await?)?;
         let form = [
-            ("login", "speed"),
+            ("login", username),
             ("password", PASSWORD),
             ("csrf_token", &token),
         ];
-        let answer = self
-            .http
-            .post(self.url("/login"))
-            .form(&form)
-            .send()
-            .await?;
+        let answer = http.post(self.url("/login")).form(&form).send().await?;
         let cookies = answer
             .headers()
             .get_all("set-cookie")
@@ -307,14 +308,7 @@ impl Gapura {
             .filter_map(|cookie| cookie.split(';').next())
             .find(|cookie| cookie.starts_with("gapura_session="));
         let session = session.ok_or("no session cookie")?.to_owned();
-        let page = self
-            .http
-            .get(self.url("/dashboard"))
-            .send()
-            .await?
-            .text()
-            .await?;
-        Ok((session, form_token(&page)?))
+        Ok((session, form_token(&get("/dashboard").await?)?))
     }
 
     pub async fn ping(&self, cookie: &str, token: &str) -> Outcome<Same> {
@@ -338,7 +332,8 @@ impl Gapura {
     }
 
     pub fn resident_mib(&self) -> Outcome<f64> {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.process.0.id()))?;
+        let process = self.process.as_ref().ok_or("it is stopped")?;
+        let status = std::fs::read_to_string(format!("/proc/{}/status", process.0.id()))?;
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
         let kib: f64 = line
             .and_then(|line| line.trim().split(' ').next())
@@ -346,6 +341,11 @@ impl Gapura {
             .parse()?;
         Ok(kib / 1024.0)
     }
+}
+
+fn client() -> Outcome<reqwest::Client> {
+    let http = reqwest::Client::builder().redirect(reqwest::redirect::Policy::none());
+    Ok(http.cookie_store(true).build()?)
 }
 
 fn spawn(dir: &TempDir, port: u16, settings: &[(String, String)]) -> Outcome<Process> {

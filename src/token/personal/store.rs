@@ -126,11 +126,20 @@ pub fn note_use(
         .map(drop)
 }
 
-/// Forgets the tokens that expired or were revoked before `moment`.
-pub fn delete_old(conn: &mut AnyConnection, moment: Timestamp) -> QueryResult<usize> {
-    let revoked = personal_tokens::revoked_at.assume_not_null().lt(moment);
-    let over = personal_tokens::expires_at
-        .lt(moment)
-        .or(personal_tokens::revoked_at.is_not_null().and(revoked));
-    diesel::delete(personal_tokens::table.filter(over)).execute(conn)
+/// Forgets tokens that expired or were revoked before `moment`, at most `most` of them.
+pub fn delete_old(conn: &mut AnyConnection, moment: Timestamp, most: i64) -> QueryResult<usize> {
+    let ids = || personal_tokens::table.select(personal_tokens::id);
+    // Each by an index of its own.
+    let mut old: Vec<String> = ids()
+        .filter(personal_tokens::expires_at.lt(moment))
+        .limit(most)
+        .load(conn)?;
+    if old.is_empty() {
+        old = ids()
+            .filter(personal_tokens::revoked_at.is_not_null())
+            .filter(personal_tokens::revoked_at.assume_not_null().lt(moment))
+            .limit(most)
+            .load(conn)?;
+    }
+    diesel::delete(personal_tokens::table.filter(personal_tokens::id.eq_any(&old))).execute(conn)
 }

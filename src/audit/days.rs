@@ -1,0 +1,73 @@
+//! How many events of a kind everybody's days have. Among millions each view would count them all
+//! again; what lies an hour back does not change any more and is counted once.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use diesel::QueryResult;
+
+use super::{Filter, Kind, store};
+use crate::clock::Timestamp;
+use crate::db::AnyConnection;
+use crate::figures::DAY;
+
+/// By then everything has been committed, on nodes whose clocks are behind, too.
+const SETTLED: Duration = Duration::from_secs(3600);
+/// Days that anybody still asks for.
+const REMEMBERED: i64 = 40;
+
+/// Numbers of events, as far as they are settled.
+#[derive(Default)]
+pub struct Days(Mutex<HashMap<(i64, &'static str), Counted>>);
+
+#[derive(Clone, Copy)]
+struct Counted {
+    /// From the beginning of the day to here.
+    until: Timestamp,
+    number: i64,
+}
+
+impl Days {
+    /// The numbers of each day from `first` to `last`, counted from 1970 in UTC.
+    ///
+    /// # Errors
+    /// When the database refuses.
+    pub fn count(
+        &self,
+        conn: &mut AnyConnection,
+        kind: Kind,
+        first: i64,
+        last: i64,
+        now: Timestamp,
+    ) -> QueryResult<Vec<i64>> {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        known.retain(|(day, _), _| *day > last - REMEMBERED);
+        let mut between = |from: Timestamp, to: Timestamp| {
+            let filter = Filter {
+                kinds: vec![kind],
+                from: Some(from),
+                to: Some(to),
+                ..Filter::default()
+            };
+            match from < to {
+                true => store::count(conn, &filter),
+                false => Ok(0),
+            }
+        };
+        let numbers = (first..=last).map(|day| {
+            let [begin, end] = [day, day + 1].map(|day| Timestamp::from_millis(day * DAY));
+            let known = known.entry((day, kind.name())).or_insert(Counted {
+                until: begin,
+                number: 0,
+            });
+            let settled = end.min(now - SETTLED);
+            if known.until < settled {
+                known.number += between(known.until, settled)?;
+                known.until = settled;
+            }
+            Ok(known.number + between(known.until, end)?)
+        });
+        numbers.collect()
+    }
+}
