@@ -218,6 +218,8 @@ pub enum AppError {
     RateLimited { retry_after: Duration },
     /// 503: database or keystore cannot be asked right now. Never logs anybody out.
     Unavailable(String),
+    /// 503: more at once than there is room for. Counted, and not in the log, which a flood would fill.
+    Busy,
     /// 500: our own fault.
     Internal(String),
 }
@@ -238,7 +240,7 @@ impl AppError {
             Self::Invalid(_) => Code::ValidationFailed,
             Self::Conflict(_) => Code::Conflict,
             Self::RateLimited { .. } => Code::RateLimited,
-            Self::Unavailable(_) => Code::Unavailable,
+            Self::Unavailable(_) | Self::Busy => Code::Unavailable,
             Self::Internal(_) => Code::Internal,
         }
     }
@@ -255,7 +257,7 @@ impl AppError {
                 let seconds = retry_after.as_millis().div_ceil(1000).max(1);
                 Some(u64::try_from(seconds).unwrap_or(u64::MAX))
             }
-            Self::Unavailable(_) => Some(2),
+            Self::Unavailable(_) | Self::Busy => Some(2),
             _ => None,
         }
     }

@@ -1,7 +1,3 @@
-/// A request makes and drops hundreds of small things, which the system's allocator is slow at.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 #[actix_web::main]
 async fn main() {
     let code = match gapura::command::run().await {

@@ -227,8 +227,7 @@ impl Hasher {
         if self.0.queue.try_send(job).is_err() {
             self.0.waiting.fetch_sub(1, Ordering::Relaxed);
             self.0.measured.refused.inc();
-            let busy = "too many passwords wait to be hashed";
-            return Err(AppError::Unavailable(busy.to_owned()));
+            return Err(AppError::Busy);
         }
         let failed = |error: BoxError| AppError::Internal(format!("password hash: {error}"));
         answered

@@ -245,7 +245,7 @@ async fn fairness() -> Outcome<()> {
     flood.kill()?;
     flood.wait()?;
     let work = "GET with a JWT while 64 log in without a pause (limit: the same alone)";
-    row(work, &beside?, &alone, 0.5);
+    row(work, &beside?, &alone, 0.25);
     Ok(())
 }
 

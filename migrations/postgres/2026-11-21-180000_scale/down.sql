@@ -1,4 +1,3 @@
-DROP INDEX rotating_tokens_live;
 DROP INDEX users_by_role;
 DROP INDEX personal_tokens_revoked;
 DROP INDEX personal_tokens_by_expiry;
