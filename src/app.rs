@@ -71,8 +71,12 @@ impl App {
     /// # Errors
     /// A sentence for the operator.
     pub async fn start(config: Config, clock: Arc<dyn Clock>) -> Result<Self, String> {
-        let app_keys = Arc::new(AppKeys::load(&config)?);
         let db = Db::open(&config.database, 16).map_err(|error| error.to_string())?;
+        // A new key would open nothing of what is there, and hide that the right one is gone.
+        let app_keys = Arc::new(match keys::exist(&db).await? {
+            true => AppKeys::load(&config)?,
+            false => AppKeys::load_or_make(&config)?,
+        });
         let keystore = Keystore::open(&config, &db, Arc::clone(&clock)).await;
         let keystore = keystore.map_err(|error| error.to_string())?;
         let (algorithm, lifetime) = (config.jwt_algorithm, config.clocks.login_lifetime);

@@ -4,9 +4,9 @@
 //! Redis holds nothing that works.
 
 use std::fs;
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, NONCE_LEN, Nonce, RandomizedNonceKey};
 use aws_lc_rs::{hkdf, hmac, rand};
@@ -29,10 +29,21 @@ impl AppKeys {
     /// From the settings, or from the data dir, where one is generated if there is none yet.
     ///
     /// # Errors
-    /// When the key file cannot be read or written, is readable by others, or holds no key.
+    /// As [`AppKeys::load`], and when the key file cannot be written.
+    pub fn load_or_make(config: &Config) -> Result<Self, String> {
+        if config.app_keys.is_empty() && !key_path(config).exists() {
+            make_key_file(&config.data_dir, &key_path(config))?;
+        }
+        Self::load(config)
+    }
+
+    /// From the settings, or from the data dir.
+    ///
+    /// # Errors
+    /// When the key file cannot be read, is readable by others, or holds no key.
     pub fn load(config: &Config) -> Result<Self, String> {
         let keys = if config.app_keys.is_empty() {
-            vec![key_file(&config.data_dir)?]
+            vec![read_key_file(&key_path(config))?]
         } else {
             config.app_keys.clone()
         };
@@ -90,40 +101,49 @@ pub fn create_data_dir(dir: &Path) -> Result<(), String> {
     })
 }
 
-fn key_file(data_dir: &Path) -> Result<Secret<Vec<u8>>, String> {
+fn key_path(config: &Config) -> PathBuf {
+    config.data_dir.join("app.key")
+}
+
+fn make_key_file(data_dir: &Path, path: &Path) -> Result<(), String> {
     create_data_dir(data_dir)?;
-    let path = data_dir.join("app.key");
-    let told = |error: &dyn std::fmt::Display| format!("{}: {error}", path.display());
-    if !path.exists() {
-        // Linked into place whole, so that of two processes that start at once one key wins, and a
-        // crash leaves none rather than half a one.
-        let draft = data_dir.join(format!(".app.key.{}", std::process::id()));
-        let mut options = fs::OpenOptions::new();
-        let file = options
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(0o600)
-            .open(&draft);
-        let mut file = file.map_err(|error| told(&error))?;
-        let text = BASE64_STANDARD.encode(random::<32>());
-        let written = writeln!(file, "{text}").and_then(|()| file.sync_all());
-        written.map_err(|error| told(&error))?;
-        let linked = fs::hard_link(&draft, &path);
-        fs::remove_file(&draft).map_err(|error| told(&error))?;
-        match linked {
-            Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
-                return Err(told(&error));
-            }
-            _ => {}
-        }
+    let told = |error: std::io::Error| format!("{}: {error}", path.display());
+    // Linked into place whole, so that of two processes that start at once one key wins, and a
+    // crash leaves none rather than half a one.
+    let draft = data_dir.join(format!(".app.key.{}", std::process::id()));
+    let mut options = fs::OpenOptions::new();
+    let file = options
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(&draft);
+    let mut file = file.map_err(told)?;
+    let text = BASE64_STANDARD.encode(random::<32>());
+    let written = writeln!(file, "{text}").and_then(|()| file.sync_all());
+    written.map_err(told)?;
+    let linked = fs::hard_link(&draft, path);
+    fs::remove_file(&draft).map_err(told)?;
+    match linked {
+        Err(error) if error.kind() != ErrorKind::AlreadyExists => Err(told(error)),
+        _ => Ok(()),
     }
-    if is_open_to_others(&path) {
+}
+
+fn read_key_file(path: &Path) -> Result<Secret<Vec<u8>>, String> {
+    let told = |error: &dyn std::fmt::Display| format!("{}: {error}", path.display());
+    if is_open_to_others(path) {
         return Err(told(
             &"the key can be read by others; run `chmod 600` on it, and consider it leaked",
         ));
     }
-    let text = fs::read_to_string(&path).map_err(|error| told(&error))?;
+    let text = fs::read_to_string(path).map_err(|error| match error.kind() {
+        ErrorKind::NotFound => told(
+            &"the app key is gone, and without it nobody can read what the database keeps under it; restore it \
+              from your copy, or set GAPURA_APP_KEY to what it was",
+        ),
+        _ => told(&error),
+    })?;
     decode_app_key(text.trim()).map_err(|problem| told(&problem))
 }
 

@@ -119,12 +119,14 @@ pub fn set_profile(conn: &mut AnyConnection, id: &str, changes: &Changes) -> Que
         .map(drop)
 }
 
-/// Sets a password that somebody else knows too: it has to be changed before anything else.
+/// Sets a password that somebody else knows too: it has to be changed before anything else. Nobody has
+/// guessed at it so far.
 pub fn set_temporary_password(conn: &mut AnyConnection, id: &str, hash: &str) -> QueryResult<()> {
     diesel::update(users::table.find(id))
         .set((
             users::password_hash.eq(hash),
             users::must_change_password.eq(true),
+            users::failures_in_a_row.eq(0),
         ))
         .execute(conn)
         .map(drop)

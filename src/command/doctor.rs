@@ -363,13 +363,6 @@ async fn events(db: &Db) -> Vec<Finding> {
 }
 
 async fn keys(config: &Config, db: &Db) -> Vec<Finding> {
-    let file = config.data_dir.join("app.key");
-    if config.app_keys.is_empty() && !file.exists() {
-        return vec![bad(format_args!(
-            "{} is gone: restore it, the database cannot be used without it",
-            file.display()
-        ))];
-    }
     let app_keys = match AppKeys::load(config) {
         Ok(app_keys) => app_keys,
         Err(error) => return vec![bad(error)],

@@ -69,6 +69,15 @@ pub fn signer<T>(keys: &[T], entry: impl Fn(&T) -> &Entry, now: Timestamp) -> Op
     begun.or(keys.last())
 }
 
+/// Whether there are keys already, sealed under an app key.
+///
+/// # Errors
+/// When the database cannot be reached.
+pub async fn exist(db: &Db) -> Result<bool, String> {
+    let known = db.read(store::signing).await;
+    Ok(!known.map_err(|error| error.to_string())?.is_empty())
+}
+
 /// Loads the keys, making those that are missing; among them one that signs by `algorithm`. Several
 /// nodes may do so at once: one wins.
 ///

@@ -146,6 +146,18 @@ async fn after_a_hundred_failures_an_account_opens_only_where_it_was_entered_bef
             problem
         };
         assert_eq!(said(right), said(wrong), "a stranger learns nothing");
+        // A new password is nobody's guess.
+        let find_again = find().await.unwrap().unwrap();
+        let closed = app.app.db.write(move |conn| {
+            account::set_temporary_password(conn, &find_again.id, &find_again.password_hash)?;
+            let opened = account::by_id(conn, &find_again.id)?;
+            for _ in 0..100 {
+                account::count_failure(conn, &find_again.id)?;
+            }
+            Ok(opened)
+        });
+        let opened = closed.await.unwrap().expect("ada");
+        assert_eq!(opened.failures_in_a_row, 0);
         // Another address of the same household.
         log_in_from(&app, "2001:db8:1:1::8", TestApp::PASSWORD)
             .await

@@ -322,7 +322,7 @@ fn the_doctor_finds_each_fault_of_keys_clocks_and_migrations() {
         "{out}"
     );
     fs::remove_file(&key).expect("removed");
-    finds(&place, &["app.key is gone"]);
+    finds(&place, &["the app key is gone"]);
 }
 
 #[test]

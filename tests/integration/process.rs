@@ -395,6 +395,22 @@ async fn a_key_file_that_others_can_read_is_refused() {
 }
 
 #[actix_web::test]
+async fn an_app_key_that_is_gone_is_not_replaced_by_another() {
+    let place = Place::new().with("GAPURA_ADMIN_PASSWORD", PASSWORD);
+    let (access, _) = place.serve().pair("admin", PASSWORD).await;
+    let (file, kept) = (place.path("data/app.key"), place.path("kept"));
+    std::fs::rename(&file, &kept).unwrap();
+    for command in [&["serve"][..], &["keys", "rotate"]] {
+        let sentence = place.run(command).refused();
+        assert!(sentence.contains("the app key is gone"), "{sentence}");
+        assert!(!file.exists());
+    }
+    std::fs::rename(&kept, &file).unwrap();
+    let server = place.serve();
+    assert_eq!(server.get_as("/api/v1/me", &access).await.status(), 200);
+}
+
+#[actix_web::test]
 async fn changing_the_app_key_keeps_everybody_signed_in() {
     let both = format!("{OTHER_APP_KEY},{APP_KEY}");
     let place = Place::new()
