@@ -16,6 +16,7 @@ use super::{
 use crate::app::App;
 use crate::clock::Timestamp;
 use crate::error::{AppError, Code, FieldErrors};
+use crate::login::Cause;
 use crate::web::answer::note_login;
 use crate::web::input::{Check, Form, FormFields};
 use crate::web::origin;
@@ -238,7 +239,13 @@ async fn find(
             Ok(Err(over))
         }
         Some(Loaded::Live { last_activity }) => {
-            let mut record = session.record()?;
+            let Some(mut record) = session.record() else {
+                // Only of no use here: where it was written it may go on.
+                return Ok(Err(Concluded {
+                    reason: Cause::Revoked.reason(),
+                    superseded: true,
+                }));
+            };
             if let Some(token) = record.remember_token.take() {
                 remember::note_use(app, &token, now).await?;
                 update(req, &record)?;

@@ -901,6 +901,30 @@ async fn the_activity_key_is_unix_seconds_for_the_idle_timeout() {
     }
 }
 
+/// As a program of another release may leave it.
+#[actix_web::test]
+async fn a_session_that_cannot_be_read_is_over_and_no_error_of_ours() {
+    for backend in Backend::ALL {
+        let app = TestApp::start(backend).await;
+        let ada = Browser::new(&app, "ada").log_in().await;
+        let (keystore, hour) = (&app.app.keystore, Duration::from_secs(3600));
+        let index = format!("gapura:sessions:{}", login_id(&ada));
+        let [listed] = keystore.get([index.as_str()]).await.unwrap();
+        let key = listed.unwrap().trim().to_owned();
+        let [kept] = keystore.get([key.as_str()]).await.unwrap();
+        let kept = kept.unwrap();
+        let mut record: serde_json::Value = serde_json::from_str(&kept).unwrap();
+        record.as_object_mut().unwrap().remove("username").unwrap();
+        let replaced = keystore.replace(&key, &record.to_string(), hour).await;
+        assert!(replaced.unwrap());
+        let over = ada.ping(0).await.expect(419);
+        assert_eq!(over.json()["reason"], "revoked");
+        assert!(!over.clears(SESSION), "where it was written it may go on");
+        keystore.replace(&key, &kept, hour).await.unwrap();
+        ada.open("/dashboard").await.expect(200);
+    }
+}
+
 #[actix_web::test]
 async fn deleting_the_activity_key_logs_the_browser_out() {
     for backend in Backend::ALL {
