@@ -262,14 +262,10 @@ impl Server {
     /// Signs in with the form of the login page.
     pub async fn sign_in(&self, name: &str, password: &str) -> reqwest::Response {
         let page = self.get("/login").await.text().await.expect("a page");
-        let (_, rest) = page
-            .split_once("name=\"csrf_token\" value=\"")
-            .expect("a form");
-        let csrf = rest.split('"').next().expect("a value");
         let fields = [
             ("login", name),
             ("password", password),
-            ("csrf_token", csrf),
+            ("csrf_token", form_token(&page)),
         ];
         let request = self.http.post(format!("{}/login", self.url)).form(&fields);
         request.send().await.expect("an answer")
@@ -286,6 +282,14 @@ impl Server {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
+}
+
+/// The form token of a page.
+pub fn form_token(page: &str) -> &str {
+    let (_, rest) = page
+        .split_once("name=\"csrf_token\" value=\"")
+        .expect("a form");
+    rest.split('"').next().expect("a value")
 }
 
 pub async fn pair(answer: reqwest::Response) -> (String, String) {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 
-use super::killed::{browser, form_token, is_in, sign_in};
+use super::killed::{browser, form_token_at, is_in, sign_in};
 use super::{TOKEN_STATUS, unavailable};
 use crate::program::{PASSWORD, Place, until};
 
@@ -48,7 +48,7 @@ async fn on_a_full_disk_logins_wait_and_tokens_stay_good() {
         assert_eq!(answer.unwrap().status(), 303);
         assert!(is_in(&server, person).await);
     }
-    let csrf = form_token(&leaving, &format!("{}/dashboard", server.url)).await;
+    let csrf = form_token_at(&leaving, &format!("{}/dashboard", server.url)).await;
     let filler = disk.0.path().join("filler");
     let mut file = std::fs::File::create(&filler).unwrap();
     let full = std::io::copy(&mut std::io::repeat(7), &mut file);

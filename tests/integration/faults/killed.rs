@@ -14,7 +14,7 @@ use serde_json::json;
 use super::postgres::SomebodyElse;
 use crate::harness::Backend;
 use crate::process::place_on;
-use crate::program::{PASSWORD, Place, Server, pair, until};
+use crate::program::{PASSWORD, Place, Server, form_token, pair, until};
 
 /// The database of a place, as somebody else sees it.
 enum Database {
@@ -161,14 +161,10 @@ const STEPS: [(Work, &[&str]); 5] = [
     ),
 ];
 
-/// The value of the hidden field of a form.
-pub async fn form_token(browser: &Client, url: &str) -> String {
+/// The form token of a page that this browser opens.
+pub async fn form_token_at(browser: &Client, url: &str) -> String {
     let page = browser.get(url).send().await.expect("an answer");
-    let page = page.text().await.expect("a page");
-    let (_, rest) = page
-        .split_once("name=\"csrf_token\" value=\"")
-        .expect("a form");
-    rest.split('"').next().expect("a value").to_owned()
+    form_token(&page.text().await.expect("a page")).to_owned()
 }
 
 pub fn browser() -> Client {
@@ -178,7 +174,7 @@ pub fn browser() -> Client {
 
 pub async fn sign_in(server: &Server, browser: &Client) -> RequestBuilder {
     let url = format!("{}/login", server.url);
-    let csrf = form_token(browser, &url).await;
+    let csrf = form_token_at(browser, &url).await;
     let fields = [
         ("login", "admin"),
         ("password", PASSWORD),
@@ -208,13 +204,17 @@ pub fn log_out(server: &Server, access: &str) -> RequestBuilder {
     server.http.post(url).bearer_auth(access)
 }
 
+fn place(backend: Backend) -> Place {
+    place_on(backend)
+        .with("GAPURA_ADMIN_PASSWORD", PASSWORD)
+        .with("GAPURA_PUBLIC_URL", "http://localhost")
+        .with("GAPURA_RATE_LIMITS", "off")
+}
+
 #[actix_web::test]
 async fn killed_at_any_step_it_leaves_nothing_half_made() {
     for backend in Backend::ALL {
-        let place = place_on(backend)
-            .with("GAPURA_ADMIN_PASSWORD", PASSWORD)
-            .with("GAPURA_PUBLIC_URL", "http://localhost")
-            .with("GAPURA_RATE_LIMITS", "off");
+        let place = place(backend);
         let mut server = place.serve();
         let mut database = Database::of(&place, backend);
         for (work, tables) in STEPS {
@@ -239,7 +239,7 @@ async fn killed_at_any_step_it_leaves_nothing_half_made() {
                     Work::LogOut => log_out(&server, &access),
                     Work::SignIn => sign_in(&server, &stranger).await,
                     Work::SignOut => {
-                        let csrf = form_token(&in_session, &dashboard).await;
+                        let csrf = form_token_at(&in_session, &dashboard).await;
                         let url = format!("{}/logout", server.url);
                         in_session.post(url).form(&[("csrf_token", csrf)])
                     }
@@ -334,10 +334,7 @@ impl Visitor {
 #[actix_web::test]
 async fn killed_at_any_moment_what_was_answered_stands() {
     for backend in Backend::ALL {
-        let place = place_on(backend)
-            .with("GAPURA_ADMIN_PASSWORD", PASSWORD)
-            .with("GAPURA_PUBLIC_URL", "http://localhost")
-            .with("GAPURA_RATE_LIMITS", "off");
+        let place = place(backend);
         let mut server = place.serve();
         let mut database = Database::of(&place, backend);
         let mut visitors: Vec<_> = (0..4).map(|_| Visitor::default()).collect();

@@ -11,7 +11,7 @@ use tempfile::TempDir;
 use crate::gate::{Nginx, from_readme};
 use crate::harness::Backend;
 use crate::process::place_on;
-use crate::program::{PASSWORD, Place, Server, pair, until};
+use crate::program::{PASSWORD, Place, Server, form_token, pair, until};
 
 async fn good(what: &str, answer: Result<Response, reqwest::Error>) -> Response {
     let answer = answer.unwrap_or_else(|error| panic!("{what}: {error}"));
@@ -73,12 +73,10 @@ impl Visitor {
     async fn reads(self) -> usize {
         let page = self.http.get(format!("{}/login", self.url)).send().await;
         let page = good("the login page", page).await.text().await.unwrap();
-        let (_, rest) = page.split_once("name=\"csrf_token\" value=\"").unwrap();
-        let csrf = rest.split('"').next().unwrap();
         let fields = [
             ("login", "admin"),
             ("password", PASSWORD),
-            ("csrf_token", csrf),
+            ("csrf_token", form_token(&page)),
         ];
         let form = self.http.post(format!("{}/login", self.url)).form(&fields);
         assert_eq!(form.send().await.unwrap().status(), 303);

@@ -7,6 +7,7 @@ use std::time::Duration;
 use gapura::clock::{Clock, SystemClock, Timestamp};
 use reqwest::StatusCode;
 
+use super::killed::{browser, sign_in};
 use crate::harness::Backend;
 use crate::process::place_on;
 use crate::program::{PASSWORD, Place, Server, pair, until};
@@ -62,23 +63,8 @@ struct Held {
 impl Held {
     async fn gather(server: &Server) -> Self {
         let (access, refresh) = server.pair("admin", PASSWORD).await;
-        let browser = reqwest::Client::builder()
-            .redirect(reqwest::redirect::Policy::none())
-            .cookie_store(true)
-            .build()
-            .unwrap();
-        let page = browser.get(format!("{}/login", server.url)).send().await;
-        let page = page.unwrap().text().await.unwrap();
-        let (_, rest) = page.split_once("name=\"csrf_token\" value=\"").unwrap();
-        let csrf = rest.split('"').next().unwrap();
-        let fields = [
-            ("login", "admin"),
-            ("password", PASSWORD),
-            ("remember", "1"),
-            ("csrf_token", csrf),
-        ];
-        let form = browser.post(format!("{}/login", server.url)).form(&fields);
-        let answer = form.send().await.unwrap();
+        let browser = browser();
+        let answer = sign_in(server, &browser).await.send().await.unwrap();
         assert_eq!(answer.status(), 303);
         let remember = answer
             .cookies()
