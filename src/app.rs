@@ -38,6 +38,7 @@ use crate::token::personal::{self, memory::Memory};
 use crate::vault::{AppKeys, Secrets};
 use crate::web::answer::is_login_by_program;
 use crate::web::assets;
+use crate::web::misleading::Misleading;
 use crate::{
     activity, admin, dashboard, devices, dialects, forward_auth, health, openapi, profile,
     realtime, registration, session, token,
@@ -62,6 +63,7 @@ pub struct App {
     pub days: Arc<Days>,
     pub metrics: Metrics,
     pub hub: Arc<Hub>,
+    pub misleading: Misleading,
     draining: AtomicBool,
 }
 
@@ -117,7 +119,7 @@ impl App {
             Keystore::Redis(redis) => Some(redis.timing()),
             Keystore::Embedded(_) => None,
         };
-        let metrics = Metrics::new(db.timing(), redis, hasher.queue());
+        let metrics = Metrics::new(db.timing(), redis, hasher.queue(), now);
         let rotations = matches!(config.database, DatabaseUrl::Postgres(_)).then(|| {
             let rules = token::refresh::rules(&config);
             rotation::together::Queue::open(db.clone(), rules)
@@ -138,6 +140,7 @@ impl App {
             figures: Figures::default(),
             days: Arc::default(),
             hub,
+            misleading: Misleading::default(),
             draining: AtomicBool::new(false),
         })
     }

@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -282,6 +282,11 @@ impl Config {
             },
             DatabaseUrl::Postgres(_) => self.redis_url.is_none().then_some(&self.data_dir),
         }
+    }
+
+    /// Whether what this peer says of others is believed.
+    pub fn is_trusted_proxy(&self, peer: &IpAddr) -> bool {
+        self.trusted_proxies.iter().any(|net| net.contains(peer))
     }
 
     /// Whether browsers reach us by https.

@@ -1,4 +1,7 @@
-//! `/healthz`: the process is alive. `/readyz`: it is able to serve, each part named.
+//! `/healthz`: the process is alive. `/readyz`: it is able to serve, each part named. Log and metrics
+//! are told as well when a part is away, also where nobody asks for anything.
+
+use std::time::Duration;
 
 use actix_web::body::BoxBody;
 use actix_web::http::StatusCode;
@@ -7,8 +10,13 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::app::App;
+use crate::keystore::Keystore;
 use crate::openapi::{Operation, Output};
+use crate::outage::Outage;
 use crate::web::Plain;
+
+/// How often database and Redis are asked for a sign of life.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// The process is there.
 #[derive(Serialize, JsonSchema)]
@@ -72,5 +80,22 @@ pub async fn readyz(app: web::Data<App>) -> Readiness {
         database: word(database.is_ok()),
         store: word(store.is_ok()),
         revocation_feed: word(feed),
+    }
+}
+
+/// Looks whether database and Redis answer, for as long as the process lives.
+pub async fn watch(app: web::Data<App>) {
+    let mut database = Outage::new("the database does not answer", "the database answers again");
+    let mut redis = Outage::new("Redis does not answer", "Redis answers again");
+    loop {
+        let seen = app.db.ping().await;
+        app.metrics.set_reachable("database", seen.is_ok());
+        database.note(&seen);
+        if let Keystore::Redis(_) = &app.keystore {
+            let seen = app.keystore.ping().await;
+            app.metrics.set_reachable("redis", seen.is_ok());
+            redis.note(&seen);
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
     }
 }

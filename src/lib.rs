@@ -27,6 +27,7 @@ pub mod keystore;
 pub mod login;
 pub mod metrics;
 pub mod openapi;
+pub mod outage;
 pub mod profile;
 pub mod realtime;
 pub mod registration;

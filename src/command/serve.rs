@@ -13,6 +13,7 @@ use crate::account::password::{self, normalise};
 use crate::account::{self, Role, User};
 use crate::app::App;
 use crate::config::Config;
+use crate::health;
 use crate::i18n::Lang;
 use crate::metrics;
 use crate::vault::random;
@@ -55,6 +56,12 @@ pub async fn run(config: Config) -> Result<(), String> {
             format!("{problem}; set a password for {username} with `gapura user set-password {username}`")
         })?;
     }
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        address = %running.address,
+        "serving"
+    );
+    actix_web::rt::spawn(health::watch(running.app.clone()));
     let served = running.server.await;
     if let Err(error) = running.app.keystore.flush().await {
         tracing::warn!(%error, "the last activities could not be written down");
@@ -67,6 +74,7 @@ pub async fn run(config: Config) -> Result<(), String> {
         tracing::warn!(%error, "the day's last figures could not be written down");
     }
     mark.write(running.app.clock.now());
+    tracing::info!("stopped");
     served.map_err(|error| error.to_string())
 }
 

@@ -105,6 +105,7 @@ async fn heed(
 ) {
     let drained = async {
         terminate.recv().await;
+        tracing::info!("told to stop: finishing what is in flight");
         app.begin_draining();
         tokio::time::sleep(LINGER).await;
         let_nobody_in(&door);

@@ -252,13 +252,13 @@ pub fn is_unique_violation(error: &diesel::result::Error) -> bool {
     )
 }
 
-/// The pool's own complaints go to the log as ours; each is met again as a 503 that says more.
+/// The pool complains with every attempt of its own; whoever asks the database is told, too.
 #[derive(Debug)]
 struct QuietPool;
 
 impl r2d2::HandleError<ConnectionError> for QuietPool {
     fn handle_error(&self, error: ConnectionError) {
-        tracing::warn!(%error, "could not open a database connection");
+        tracing::debug!(%error, "could not open a database connection");
     }
 }
 

@@ -24,6 +24,7 @@ use super::{Count, KeystoreUnavailable, milliseconds, number};
 use crate::clock::{Clock, Timestamp};
 use crate::db::schema::keystore;
 use crate::db::{AnyConnection, Db};
+use crate::outage::Outage;
 
 const SHARDS: usize = 64;
 const LOCKS: usize = 256;
@@ -713,12 +714,14 @@ fn upsert(conn: &mut AnyConnection, row: &Row) -> QueryResult<()> {
     Ok(())
 }
 
-/// Runs for as long as the store lives. Failures are met again at the next tick; the first of a
-/// row of them is logged.
+/// Runs for as long as the store lives. Failures are met again at the next tick.
 async fn keep_in_step(store: Weak<Store>) {
     let mut ticks = tokio::time::interval(TICK);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let mut failing = false;
+    let mut outage = Outage::new(
+        "the embedded keystore is not in step with its file",
+        "the embedded keystore is in step with its file again",
+    );
     for tick in 1_u64.. {
         ticks.tick().await;
         let Some(store) = store.upgrade() else {
@@ -734,12 +737,6 @@ async fn keep_in_step(store: Weak<Store>) {
                 Ok(())
             }
         };
-        match work.await {
-            Err(error) if !failing => {
-                tracing::warn!(%error, "the embedded keystore is not in step with its file");
-                failing = true;
-            }
-            outcome => failing = outcome.is_err(),
-        }
+        outage.note(&work.await);
     }
 }

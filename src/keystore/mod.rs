@@ -197,7 +197,7 @@ impl Keystore {
         match self {
             Self::Embedded(store) => store.count(key, window),
             Self::Redis(store) => store.count(key, window).await.unwrap_or_else(|error| {
-                tracing::warn!(%error, "counting in this process alone");
+                tracing::debug!(%error, "counting in this process alone");
                 store.tally().count(key, window, Instant::now())
             }),
         }

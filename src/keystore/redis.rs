@@ -400,15 +400,11 @@ impl Attempt {
             .set_nodelay(true)
             .set_user_timeout(Duration::from_secs(2));
         let config = AsyncConnectionConfig::new().set_tcp_settings(settings);
-        let mut told = false;
         // Ends with the store, too.
         while let Some(client) = self.shared.upgrade().map(|shared| shared.client.clone()) {
             let connect = client.get_multiplexed_async_connection_with_config(&config);
             let cause = match timeout(ATTEMPT_LIMIT, connect).await {
                 Ok(Ok(connection)) => {
-                    if told {
-                        tracing::info!("Redis is back");
-                    }
                     let id = NEXT.fetch_add(1, Ordering::Relaxed);
                     self.finished = true;
                     self.tell(Link::Up(id, connection));
@@ -417,10 +413,6 @@ impl Attempt {
                 Ok(Err(error)) => error.to_string(),
                 Err(_) => "no connection within the time limit".to_owned(),
             };
-            if !told {
-                tracing::warn!(%cause, "Redis cannot be reached");
-                told = true;
-            }
             self.tell(Link::Down(cause.into()));
             tokio::time::sleep(PAUSE).await;
         }

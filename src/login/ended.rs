@@ -20,6 +20,7 @@ use super::{Cause, store};
 use crate::clock::{Clock, Timestamp};
 use crate::db::{Db, DbError};
 use crate::error::AppError;
+use crate::outage::Outage;
 
 /// How often the feed is read. Every node knows of an end within a second.
 const READ_EVERY: Duration = Duration::from_millis(400);
@@ -236,13 +237,15 @@ pub async fn feed(
     ended: std::sync::Arc<Ended>,
     clock: std::sync::Arc<dyn Clock>,
 ) {
+    let mut outage = Outage::new(
+        "the feed of ended logins cannot be read",
+        "the feed of ended logins is read again",
+    );
     let mut ticks: u64 = 0;
     loop {
         tokio::time::sleep(READ_EVERY).await;
         let now = clock.now();
-        if let Err(error) = reader.read(&db, &ended, now).await {
-            tracing::warn!(%error, "could not read the feed of ended logins");
-        }
+        outage.note(&reader.read(&db, &ended, now).await);
         ticks += 1;
         if ticks.is_multiple_of(150) {
             ended.forget_expired(now);

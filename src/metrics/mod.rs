@@ -18,6 +18,8 @@ use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Metric, Registry};
 use tokio::time::Instant;
 
+use crate::clock::Timestamp;
+
 /// Labels: names and values are words of the program, never anything from outside.
 type Labels<const N: usize> = [(&'static str, &'static str); N];
 
@@ -128,12 +130,13 @@ pub struct Metrics {
     ended_logins: Gauge,
     sockets: Gauge,
     disk_free: Family<Labels<1>, Gauge>,
+    reachable: Family<Labels<1>, Gauge>,
 }
 
 impl Metrics {
-    /// Nothing counted yet; beside its own figures it shows those of the database, of Redis where
+    /// Nothing counted yet by a node that starts `now`; beside its own figures it shows those of the database, of Redis where
     /// there is one, and of the hasher.
-    pub fn new(database: &Timing, redis: Option<&Timing>, hasher: &Queue) -> Self {
+    pub fn new(database: &Timing, redis: Option<&Timing>, hasher: &Queue, now: Timestamp) -> Self {
         let mut registry = Registry::with_prefix("gapura");
         let list = &mut registry;
         show(
@@ -174,6 +177,13 @@ impl Metrics {
             "Passwords that were refused because too many waited",
             hasher.refused.clone(),
         );
+        let started: Gauge<f64, AtomicU64> = show(
+            list,
+            "start_time_seconds",
+            "When this node was started, in Unix seconds",
+            Gauge::default(),
+        );
+        started.set(now.millis() as f64 / 1000.0);
         let answers = show(
             list,
             "answers",
@@ -247,6 +257,12 @@ impl Metrics {
                 "Space left for what grows on this node",
                 Family::default(),
             ),
+            reachable: show(
+                list,
+                "reachable",
+                "Whether it answered when last asked, a second ago: 1 or 0",
+                Family::default(),
+            ),
             answers: ["1xx", "2xx", "3xx", "4xx", "5xx"]
                 .map(|class| answers.get_or_create_owned(&[("class", class)])),
             registry,
@@ -296,6 +312,13 @@ impl Metrics {
         self.login_duration
             .get_or_create(&[("kind", kind), ("cause", cause)])
             .observe(lasted.as_secs_f64());
+    }
+
+    /// Whether a part that this node stands on answers.
+    pub fn set_reachable(&self, part: &'static str, answers: bool) {
+        self.reachable
+            .get_or_create(&[("part", part)])
+            .set(answers.into());
     }
 
     /// How many logins live in the whole installation.

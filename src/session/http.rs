@@ -162,6 +162,7 @@ pub async fn log_in(
     form: Form<LoginForm>,
 ) -> Result<HttpResponse, AppError> {
     let form = form.0;
+    app.misleading.look(&req, &app);
     let again = |failure: &str, error: &AppError, form| {
         let failure = Some((failure, error));
         let page = show_login(&req, &app, form, None, failure)?;

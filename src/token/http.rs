@@ -77,6 +77,7 @@ pub async fn token(
     body: Json<TokenRequest>,
 ) -> Result<Success<PairOut>, AppError> {
     let asked = body.0;
+    app.misleading.look(&req, &app);
     let client = origin::client(&req, &app.config, asked.device_name.as_deref());
     let name = asked.username.or(asked.email).unwrap_or_default();
     let user =

@@ -22,6 +22,7 @@ use crate::db::Db;
 use crate::id;
 use crate::keys::{self, SigningKey};
 use crate::login::Login;
+use crate::outage::Outage;
 use crate::vault::AppKeys;
 
 /// How far in the future `nbf` and `iat` may lie, since nodes' clocks differ. `exp` has no leeway.
@@ -340,11 +341,13 @@ pub async fn follow(
     lifetime: Duration,
     clock: Arc<dyn Clock>,
 ) {
+    let mut outage = Outage::new(
+        "the signing keys cannot be read",
+        "the signing keys are read again",
+    );
     loop {
         tokio::time::sleep(READ_EVERY).await;
         let read = jwt.read_keys(&db, &app_keys, lifetime, clock.now()).await;
-        if let Err(problem) = read {
-            tracing::warn!("could not read the signing keys: {problem}");
-        }
+        outage.note(&read);
     }
 }

@@ -7,6 +7,7 @@ pub mod chart;
 pub mod flash;
 pub mod https;
 pub mod input;
+pub mod misleading;
 pub mod origin;
 pub mod page;
 pub mod paging;

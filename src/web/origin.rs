@@ -70,8 +70,7 @@ pub fn address(req: &HttpRequest, config: &Config) -> IpAddr {
     let peer = req
         .peer_addr()
         .map_or(IpAddr::from([0, 0, 0, 0]), |peer| peer.ip().to_canonical());
-    let trusted = |ip: &IpAddr| config.trusted_proxies.iter().any(|net| net.contains(ip));
-    if !trusted(&peer) {
+    if !config.is_trusted_proxy(&peer) {
         return peer;
     }
     let headers = req.headers().get_all("x-forwarded-for");
@@ -86,7 +85,7 @@ pub fn address(req: &HttpRequest, config: &Config) -> IpAddr {
             break;
         };
         caller = ip.to_canonical();
-        if !trusted(&caller) {
+        if !config.is_trusted_proxy(&caller) {
             break;
         }
     }
@@ -96,8 +95,7 @@ pub fn address(req: &HttpRequest, config: &Config) -> IpAddr {
 /// Whether a trusted proxy says that the browser came to it by plain http.
 pub fn came_by_http(req: &HttpRequest, config: &Config) -> bool {
     let peer = req.peer_addr().map(|peer| peer.ip().to_canonical());
-    let trusted =
-        peer.is_some_and(|peer| config.trusted_proxies.iter().any(|net| net.contains(&peer)));
+    let trusted = peer.is_some_and(|peer| config.is_trusted_proxy(&peer));
     let scheme = header(req, HeaderName::from_static("x-forwarded-proto"));
     trusted && scheme.is_some_and(|scheme| scheme.trim().eq_ignore_ascii_case("http"))
 }

@@ -28,6 +28,7 @@ mod keys;
 mod keystore;
 mod limits;
 mod metrics;
+mod misleading;
 mod openapi;
 mod operations;
 mod parsers;

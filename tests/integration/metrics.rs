@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use futures_util::future::join_all;
+use gapura::clock::{Clock, SystemClock};
 use gapura::command::cleanup;
 use gapura::metrics::Seen;
 use gapura::metrics::http::count_ends;
@@ -11,6 +12,7 @@ use reqwest::StatusCode;
 use serde_json::json;
 
 use crate::actors::Browser;
+use crate::faults::redis::Redis;
 use crate::harness::{Backend, TestApp};
 use crate::process::place_on;
 use crate::program::{APP_KEY, PASSWORD, Place, Server, after, pair, until};
@@ -423,5 +425,33 @@ async fn the_readme_tells_of_every_metric_and_its_alerts_ask_for_none_that_is_no
     for name in asked {
         let name = name.trim_end_matches("_count");
         assert!(known.contains(name), "there is no {name}");
+    }
+}
+
+#[actix_web::test]
+async fn an_outage_that_nobody_asks_about_is_told_when_it_begins_and_when_it_is_over() {
+    let mut redis = Redis::start().await;
+    let place = measured(place_on(Backend::Shared)).with("REDIS_URL", &redis.url());
+    let server = place.serve();
+    let answers = r#"gapura_reachable{part="redis"}"#;
+    server.counts(answers, 1.0).await;
+    let started = server.metric("gapura_start_time_seconds").await;
+    let now = SystemClock.now().millis() as f64 / 1000.0;
+    assert!((0.0..60.0).contains(&(now - started)), "{started}");
+
+    redis.stop();
+    server.counts(answers, 0.0).await;
+    let database = r#"gapura_reachable{part="database"}"#;
+    assert_eq!(server.metric(database).await, 1.0);
+    // Not a line each time it is asked.
+    until(Duration::from_secs(10), || async {
+        server.metric("gapura_redis_outages_total").await >= 3.0
+    })
+    .await;
+    redis.return_().await;
+    server.counts(answers, 1.0).await;
+    let log = server.err.text();
+    for told in ["Redis does not answer", "Redis answers again", "serving"] {
+        assert_eq!(log.matches(told).count(), 1, "{told}: {log}");
     }
 }

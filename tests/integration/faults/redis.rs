@@ -56,7 +56,7 @@ impl Redis {
         self.child.wait().expect("it ends");
     }
 
-    async fn return_(&mut self) {
+    pub async fn return_(&mut self) {
         self.child = Self::spawn(self.port, self.dir.path());
         self.ready().await;
     }
