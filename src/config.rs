@@ -586,10 +586,9 @@ impl Raw {
     fn server(&mut self, name: &'static str, port: u16) -> Option<String> {
         let hide = self.may_hold_password(name);
         let text = self.text(name, hide)?;
-        if let (true, Some(place), Some(shown)) =
-            (hide, place_of(&text, port), self.shown.last_mut())
-        {
-            let (scheme, _) = text.split_once("://").unwrap_or_default();
+        let (scheme, _) = text.split_once("://").unwrap_or_default();
+        let place = place_of(&text, port).filter(|_| hide && scheme != "sqlite");
+        if let (Some(place), Some(shown)) = (place, self.shown.last_mut()) {
             shown.1 = format!("{scheme}://[hidden]@{place}");
         }
         Some(text)

@@ -704,6 +704,10 @@ async fn an_account_that_wrong_passwords_have_closed_is_seen_and_opened() {
             "{closed}"
         );
         assert_eq!(closed.matches("closed").count(), 1, "{closed}");
+        assert_eq!(server.sign_in("admin", PASSWORD).await.status(), 303);
+        let page = server.get("/admin/users").await.text().await.expect("text");
+        let badges = page.matches("Closed after wrong passwords").count();
+        assert_eq!(badges, 1, "{page}");
         assert_eq!(server.token("ada", PASSWORD).await.status(), 401);
         let new = "a quite different sentence";
         place.run_with(&["user", "set-password", "ada"], new).done();
