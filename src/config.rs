@@ -121,6 +121,24 @@ pub enum DatabaseUrl {
     Postgres(Secret<String>),
 }
 
+impl DatabaseUrl {
+    /// Where it is, to be shown: a file, or a server without who asks it and by which password.
+    pub fn place(&self) -> String {
+        match self {
+            Self::Sqlite(file) => file.display().to_string(),
+            Self::Postgres(url) => {
+                let place = place_of(url.expose(), POSTGRES_PORT);
+                place.unwrap_or_else(|| "DATABASE_URL".to_owned())
+            }
+        }
+    }
+}
+
+/// Where they listen unless they are told otherwise.
+const POSTGRES_PORT: u16 = 5432;
+/// See [`POSTGRES_PORT`].
+pub const REDIS_PORT: u16 = 6379;
+
 /// The first administrator's data.
 #[derive(Clone, Debug)]
 pub struct FirstAdmin {
@@ -543,8 +561,7 @@ impl Raw {
 
     fn database(&mut self, data_dir: &Path) -> DatabaseUrl {
         let embedded = DatabaseUrl::Sqlite(data_dir.join("gapura.db"));
-        let hide = self.may_hold_password("DATABASE_URL");
-        let Some(text) = self.text("DATABASE_URL", hide) else {
+        let Some(text) = self.server("DATABASE_URL", POSTGRES_PORT) else {
             return embedded;
         };
         if let Some(path) = text
@@ -570,9 +587,20 @@ impl Raw {
         value.is_some_and(|(text, _)| text.contains('@') || text.contains("password"))
     }
 
+    /// The address of a server; where it may hold a password, only its place is shown.
+    fn server(&mut self, name: &'static str, port: u16) -> Option<String> {
+        let hide = self.may_hold_password(name);
+        let text = self.text(name, hide)?;
+        let (scheme, _) = text.split_once("://").unwrap_or_default();
+        let place = place_of(&text, port).filter(|_| hide && scheme != "sqlite");
+        if let (Some(place), Some(shown)) = (place, self.shown.last_mut()) {
+            shown.1 = format!("{scheme}://[hidden]@{place}");
+        }
+        Some(text)
+    }
+
     fn redis_url(&mut self) -> Option<Secret<String>> {
-        let hide = self.may_hold_password("REDIS_URL");
-        let text = self.text("REDIS_URL", hide)?;
+        let text = self.server("REDIS_URL", REDIS_PORT)?;
         if !text.starts_with("redis://") && !text.starts_with("rediss://") {
             self.problems
                 .push("REDIS_URL must be redis://… or rediss://…".to_owned());
@@ -689,8 +717,48 @@ impl Raw {
     }
 }
 
+/// Host and port of a server, and its database, of an address that may hold a password. `None` where
+/// it cannot be told for certain what is the password.
+pub fn place_of(url: &str, default_port: u16) -> Option<String> {
+    let (_, rest) = url.split_once("://")?;
+    let (address, parameters) = rest.split_once('?').unwrap_or((rest, ""));
+    let (authority, database) = address.split_once('/').unwrap_or((address, ""));
+    // A password that has one of / ? # @ and is not encoded would stand elsewhere, too.
+    let host = match rest.matches('@').count() {
+        0 => authority,
+        1 => authority.split_once('@')?.1,
+        _ => return None,
+    };
+    if rest.contains('#') {
+        return None;
+    }
+    let (mut host, mut database) = (host.to_owned(), database.to_owned());
+    let mut port = None;
+    for (name, value) in url::form_urlencoded::parse(parameters.as_bytes()) {
+        match &*name {
+            "host" => host = value.into_owned(),
+            "port" => port = Some(value.into_owned()),
+            "dbname" => database = value.into_owned(),
+            _ => {}
+        }
+    }
+    let has_port = host.rsplit(']').next().is_some_and(|end| end.contains(':'));
+    // The directory of a socket has none, and of several hosts each has its own.
+    if !has_port && !host.starts_with('/') && !host.contains(',') {
+        let port = port.unwrap_or_else(|| default_port.to_string());
+        host = format!("{host}:{port}");
+    }
+    Some(match database.as_str() {
+        "" => host,
+        _ => format!("{host}/{database}"),
+    })
+}
+
 /// `20h`, `10m`, `90s`, `7d`.
-fn parse_duration(text: &str) -> Result<Duration, String> {
+///
+/// # Errors
+/// What is wrong with it, to go on after what it is.
+pub fn parse_duration(text: &str) -> Result<Duration, String> {
     let wrong =
         || format!("must be a whole number with a unit, as in 90s, 10m, 20h or 7d, not `{text}`");
     let unit = text.chars().last().ok_or_else(wrong)?;

@@ -71,7 +71,15 @@ pub struct User {
     pub failures_in_a_row: i32,
 }
 
+/// After so many failures in a row an account can be entered only from where it was entered before.
+const FAILURES_IN_A_ROW: i32 = 100;
+
 impl User {
+    /// Whether so many passwords were wrong that the account opens only where it was entered before.
+    pub const fn is_closed(&self) -> bool {
+        self.failures_in_a_row >= FAILURES_IN_A_ROW
+    }
+
     /// A new person, with what everybody starts with.
     pub fn new(
         username: String,

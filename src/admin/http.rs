@@ -235,6 +235,8 @@ struct Person {
     is_admin: bool,
     disabled: Option<When>,
     must_change_password: bool,
+    /// After too many wrong passwords.
+    is_closed: bool,
     created: When,
     last_login: Option<When>,
     is_me: bool,
@@ -250,6 +252,7 @@ impl Person {
             is_admin: user.role == Role::Admin.name(),
             disabled: user.disabled_at.map(|at| page.when(at, now)),
             must_change_password: user.must_change_password,
+            is_closed: user.is_closed(),
             created: page.when(user.created_at, now),
             last_login: last.map(|at| page.when(at, now)),
             is_me: page.user.as_ref().is_some_and(|me| me.id == user.id),

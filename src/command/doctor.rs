@@ -10,10 +10,11 @@ use std::time::Duration;
 
 use actix_web::web::block;
 
+use super::mark::{Mark, USUAL};
 use super::say;
 use crate::audit;
 use crate::clock::{Clock, SystemClock, Timestamp};
-use crate::config::{Config, DatabaseUrl, is_open_to_others};
+use crate::config::{Config, DatabaseUrl, REDIS_PORT, is_open_to_others, place_of};
 use crate::db::{Compared, Db, compared, upkeep};
 use crate::keys::{self, SigningKey};
 use crate::keystore::RedisStore;
@@ -27,6 +28,8 @@ const WORST_SKEW: Duration = Duration::from_secs(5);
 const SKEW: Duration = Duration::from_secs(1);
 /// Events from so far ahead were not just written by a node whose clock is a little fast.
 const FUTURE: Duration = Duration::from_secs(30);
+/// From further ahead than this nobody just waits for them.
+const FAR_FUTURE: Duration = Duration::from_secs(300);
 /// Space below which the next hours may fill the disk, and below which anything may.
 const LITTLE_SPACE: u64 = 1_000_000_000;
 const NO_SPACE: u64 = 100_000_000;
@@ -90,11 +93,13 @@ pub async fn run(config: &Config) -> Result<(), String> {
     report.add("public URL", public_url(config))?;
     report.add("files", files(config))?;
     report.add("disk", disk_free(config).map(space))?;
+    let mark = Mark::of(&config.data_dir);
+    report.add("clock", set_back(&mark, SystemClock.now()))?;
     let (findings, db) = database(config).await;
     report.add("database", findings)?;
     if let Some(db) = db {
         report.add("keys", keys(config, &db).await)?;
-        report.add("clock", events(&db).await)?;
+        report.add("clock", events(&db, mark.read()).await)?;
     }
     report.add("Redis", redis(config).await)?;
     match report.faults {
@@ -265,7 +270,8 @@ async fn database(config: &Config) -> (Vec<Finding>, Option<Db>) {
         Ok(condition) => condition,
         Err(error) => {
             found.push(bad(format_args!(
-                "cannot be reached: {error}; look whether it runs, and at DATABASE_URL"
+                "{} cannot be reached: {error}; look whether it runs, and at DATABASE_URL",
+                url.place()
             )));
             return (found, None);
         }
@@ -273,7 +279,7 @@ async fn database(config: &Config) -> (Vec<Finding>, Option<Db>) {
     let version = &condition.version;
     found.push(match &url {
         DatabaseUrl::Sqlite(file) => good(format_args!("{version}, {} is whole", file.display())),
-        DatabaseUrl::Postgres(_) => good(format_args!("{version} answers")),
+        DatabaseUrl::Postgres(_) => good(format_args!("{version} answers at {}", url.place())),
     });
     if condition.is_replica {
         found.push(bad(
@@ -345,21 +351,62 @@ fn judge_skew(whose: &str, off: Duration) -> Finding {
     }
 }
 
+/// Whether servers here have told a later time than it is by now.
+fn set_back(mark: &Mark, now: Timestamp) -> Option<Finding> {
+    let by = now.until(mark.read()?);
+    (by > USUAL).then(|| {
+        doubtful(format_args!(
+            "this machine's clock was set back by {}; servers here go on at half the pace, and will be in step again at about {}. \
+             If it is right now, nothing else has to be done; where that is too long, or other nodes refuse this one's tokens, stop the server, \
+             remove {}, and start it again",
+            in_words(by),
+            (now + 2 * by).rfc3339(),
+            mark.file().display()
+        ))
+    })
+}
+
+fn in_words(time: Duration) -> String {
+    let seconds = time.as_secs();
+    match seconds {
+        0..120 => format!("{seconds} s"),
+        120..7200 => format!("{} min", seconds / 60),
+        _ => format!("{} h {} min", seconds / 3600, seconds / 60 % 60),
+    }
+}
+
 /// What has been written by a clock that is ahead of ours.
-async fn events(db: &Db) -> Vec<Finding> {
-    let latest = match db.read(audit::latest).await {
-        Ok(latest) => latest,
-        Err(error) => return vec![bad(error)],
+async fn events(db: &Db, mark: Option<Timestamp>) -> Vec<Finding> {
+    match db.read(audit::latest).await {
+        Ok(latest) => vec![judge_latest(latest, mark, SystemClock.now())],
+        Err(error) => vec![bad(error)],
+    }
+}
+
+fn judge_latest(latest: Option<Timestamp>, mark: Option<Timestamp>, now: Timestamp) -> Finding {
+    let Some(at) = latest.filter(|at| *at > now + FUTURE) else {
+        return good("nothing in the database is from the future");
     };
-    let now = SystemClock.now();
-    vec![match latest {
-        Some(at) if at > now + FUTURE => bad(format_args!(
-            "the latest event is from {}, and here it is {}: this clock has gone back, or another node's is ahead; let NTP set them",
-            at.rfc3339(),
-            now.rfc3339()
-        )),
-        _ => good("nothing in the database is from the future"),
-    }]
+    let ahead = now.until(at);
+    let told = format!(
+        "the latest event is from {}, {} ahead of this clock: ",
+        at.rfc3339(),
+        in_words(ahead)
+    );
+    if mark.is_some_and(|mark| at <= mark + FUTURE) {
+        doubtful(format_args!(
+            "{told}servers here are as far ahead since this clock was set back, and nothing else has to be done"
+        ))
+    } else if ahead <= FAR_FUTURE {
+        doubtful(format_args!(
+            "{told}a node's clock is fast or was, or this one has gone back; where NTP sets them, nothing else has to be done, and it is over by then"
+        ))
+    } else {
+        bad(format_args!(
+            "{told}this clock has gone back, or another node's is ahead or was; let NTP set them. Where they are right by now, wait: \
+             this is over by then. Logins that began ahead end as much later: `gapura session list` shows them first, `gapura session revoke` ends them"
+        ))
+    }
 }
 
 async fn keys(config: &Config, db: &Db) -> Vec<Finding> {
@@ -422,6 +469,7 @@ async fn redis(config: &Config) -> Vec<Finding> {
             ),
         }];
     };
+    let place = place_of(url.expose(), REDIS_PORT).unwrap_or_else(|| "REDIS_URL".to_owned());
     let began = SystemClock.now();
     let examined = match RedisStore::open(url.expose(), 1) {
         Ok(store) => store.examine().await,
@@ -431,12 +479,12 @@ async fn redis(config: &Config) -> Vec<Finding> {
         Ok(examined) => examined,
         Err(error) => {
             return vec![bad(format_args!(
-                "{error}; look whether it runs, and at REDIS_URL"
+                "{place}: {error}; look whether it runs, and at REDIS_URL"
             ))];
         }
     };
     let mut found = vec![good(format_args!(
-        "{} answers",
+        "{} answers at {place}",
         said.get("redis_version")
             .map_or_else(|| "it".to_owned(), |version| format!("version {version}"))
     ))];

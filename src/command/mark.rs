@@ -13,7 +13,7 @@ use crate::clock::{Clock, SteadyClock, Timestamp};
 /// How often it is written: what expired since then, only a crash forgets.
 const WRITE_EVERY: Duration = Duration::from_secs(5);
 /// So much a machine's clock is set right by, now and then.
-const USUAL: Duration = Duration::from_secs(5);
+pub const USUAL: Duration = Duration::from_secs(5);
 
 /// The mark of one data dir.
 #[derive(Clone)]
@@ -26,11 +26,20 @@ impl Mark {
         Self(data_dir.join("clock"))
     }
 
+    /// The file that it is kept in.
+    pub fn file(&self) -> &Path {
+        &self.0
+    }
+
+    /// The latest time that a server told, if one is known.
+    pub fn read(&self) -> Option<Timestamp> {
+        let text = fs::read_to_string(&self.0).ok()?;
+        text.trim().parse().ok().map(Timestamp::from_millis)
+    }
+
     /// The clock to go by.
     pub fn clock(&self) -> SteadyClock {
-        let text = fs::read_to_string(&self.0).ok();
-        let millis = text.and_then(|text| text.trim().parse().ok());
-        let clock = SteadyClock::resume(millis.map(Timestamp::from_millis));
+        let clock = SteadyClock::resume(self.read());
         let behind = clock.wall_is_behind();
         if behind > USUAL {
             tracing::warn!(

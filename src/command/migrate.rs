@@ -1,8 +1,10 @@
 //! `gapura migrate`.
 
+use diesel::ConnectionError;
+
 use super::say;
 use crate::config::{Config, DatabaseUrl};
-use crate::db::{Db, Migrated, migrate};
+use crate::db::{Db, DbError, Migrated, migrate};
 use crate::vault;
 
 /// Applies migrations and says which.
@@ -30,11 +32,29 @@ pub fn apply(config: &Config) -> Result<Migrated, String> {
     if matches!(config.database, DatabaseUrl::Sqlite(_)) {
         vault::create_data_dir(&config.data_dir)?;
     }
-    migrate(&config.database).map_err(|error| format!("the database cannot be migrated: {error}"))
+    migrate(&config.database).map_err(|error| {
+        let place = config.database.place();
+        let error = match error.downcast::<ConnectionError>() {
+            Ok(error) => return format!("the database at {place} cannot be reached: {error}"),
+            Err(error) => error,
+        };
+        match error
+            .downcast::<diesel::result::Error>()
+            .map(|error| DbError::from(*error))
+        {
+            Ok(DbError::Unavailable(error)) => {
+                format!("the database at {place} gives no answer: {error}")
+            }
+            Ok(DbError::Query(error)) => {
+                format!("the database at {place} cannot be migrated: {error}")
+            }
+            Err(error) => format!("the database at {place} cannot be migrated: {error}"),
+        }
+    })
 }
 
 /// Opens a database that is up to date, for a command.
 pub fn open(config: &Config) -> Result<Db, String> {
     apply(config)?;
-    Db::open(&config.database, 2).map_err(|error| error.to_string())
+    Db::open(&config.database, 2).map_err(|error| format!("{}: {error}", config.database.place()))
 }

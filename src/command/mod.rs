@@ -63,11 +63,17 @@ enum Command {
     Cleanup,
 }
 
+/// What [`say`] says when whoever read has gone, as `head` does when it has seen enough.
+const NOBODY_READS: &str = "nobody reads the answer";
+
 /// Prints a line for whoever runs the command. Unlike `println!` it survives that nobody reads.
 fn say(line: fmt::Arguments<'_>) -> Result<(), String> {
     let mut out = io::stdout().lock();
     let written = writeln!(out, "{line}").and_then(|()| out.flush());
-    written.map_err(|error| format!("the answer cannot be printed: {error}"))
+    written.map_err(|error| match error.kind() {
+        io::ErrorKind::BrokenPipe => NOBODY_READS.to_owned(),
+        _ => format!("the answer cannot be printed: {error}"),
+    })
 }
 
 /// Parses the command line and carries out one command.
@@ -97,6 +103,11 @@ pub async fn run() -> Result<(), String> {
         Command::Backup { to } => backup::run(&config, to).await,
         Command::Cleanup => cleanup::run(&config).await,
     };
+    match done {
+        // What was to be done is done before it is told, and the rest of a list nobody wants.
+        Err(problem) if problem == NOBODY_READS => Ok(()),
+        done => done,
+    }
     // Libraries tell some of their errors in several lines.
-    done.map_err(|problem| problem.split_whitespace().collect::<Vec<_>>().join(" "))
+    .map_err(|problem| problem.split_whitespace().collect::<Vec<_>>().join(" "))
 }

@@ -1,26 +1,38 @@
 //! `gapura session …`: logins, by browser and by API alike. Servers that run follow within a second.
 
-use clap::Subcommand;
+use std::collections::HashMap;
+use std::time::Duration;
+
+use clap::{Args, Subcommand};
+use uuid::Uuid;
 
 use super::{say, user};
+use crate::account;
 use crate::audit::Actor;
 use crate::clock::{Clock, SystemClock, Timestamp};
-use crate::config::Config;
+use crate::config::{Config, parse_duration};
 use crate::db::{Db, DbError};
+use crate::id;
 use crate::login::{self, Cause, Client, Login};
 
 /// More than this is no list to read.
-const MOST_LISTED: i64 = 1000;
+const MOST_LISTED: usize = 1000;
+/// Of everybody's logins so many are listed unless more are asked for.
+const LISTED: usize = 100;
+/// Logins looked at by one query.
+const STRETCH: i64 = 1000;
 /// Logins ended in one transaction where all are, so that nobody waits for long.
 const STEP: i64 = 100;
 
 /// What can be done with logins.
 #[derive(Subcommand)]
 pub enum Command {
-    /// Lists the logins of a person that can still be used, the latest begun first, or shows one
+    /// Lists the logins that can still be used, the latest begun first, or shows one
     List {
-        /// A username, or the id of a login
-        of: String,
+        /// A username, an address or the id of a login; everybody's where it is not given
+        of: Option<String>,
+        #[command(flatten)]
+        wanted: Wanted,
     },
     /// Ends a login, all logins of a person, or all there are
     Revoke {
@@ -33,45 +45,76 @@ pub enum Command {
     },
 }
 
+/// Which logins are listed.
+#[derive(Args)]
+pub struct Wanted {
+    /// Only those that began within this time, as in 90s, 10m, 20h or 7d
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
+    since: Option<Duration>,
+    /// Only those that were in use within this time
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
+    active_since: Option<Duration>,
+    /// How many at most, 1000 or less; 100 of everybody's where it is not given
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..=1000))]
+    limit: Option<u16>,
+}
+
+impl Wanted {
+    fn has(&self, login: &Login, now: Timestamp) -> bool {
+        let lately = |within: Option<Duration>, at| within.is_none_or(|within| at >= now - within);
+        lately(self.since, login.started_at) && lately(self.active_since, login.last_activity_at)
+    }
+
+    const fn in_words(&self) -> &str {
+        match (self.since, self.active_since) {
+            (None, None) => "",
+            _ => " by a login like that",
+        }
+    }
+}
+
 /// Carries out one of them.
 pub async fn run(config: &Config, command: Command) -> Result<(), String> {
     let db = super::migrate::open(config)?;
     let now = SystemClock.now();
     match command {
-        Command::List { of } => {
-            let logins = match by_id(&db, &of).await? {
-                Some(login) => vec![login],
-                None => {
-                    let user = user::find(&db, &of).await?;
-                    let idle_since = now - config.clocks.session_idle_timeout;
-                    let logins = db.read(move |conn| {
-                        login::usable_of(conn, &user.id, None, MOST_LISTED, idle_since, now)
-                    });
-                    logins.await.map_err(told)?
-                }
-            };
-            if logins.is_empty() {
-                say(format_args!("{of} is signed in nowhere."))?;
+        Command::List { of: None, wanted } => {
+            let idle_since = now - config.clocks.session_idle_timeout;
+            list_all(&db, &wanted, idle_since, now).await?;
+        }
+        Command::List {
+            of: Some(of),
+            wanted,
+        } => {
+            if let Some(login) = by_id(&db, &of).await? {
+                return show(&login, None, now);
             }
-            let is_cut_off = logins.len() as i64 == MOST_LISTED;
-            for login in logins {
-                let state = match login.cause_of_end(now) {
-                    Some(cause) => format!("over: {}", cause.name()),
-                    None => format!("last active {}", login.last_activity_at.rfc3339()),
-                };
+            let user = user::find(&db, &of).await?;
+            let idle_since = now - config.clocks.session_idle_timeout;
+            let most = MOST_LISTED as i64;
+            let logins =
+                db.read(move |conn| login::usable_of(conn, &user.id, None, most, idle_since, now));
+            let mut logins = logins.await.map_err(told)?;
+            let is_cut_off = logins.len() == MOST_LISTED;
+            logins.retain(|login| wanted.has(login, now));
+            let limit = wanted.limit.map_or(MOST_LISTED, usize::from);
+            let more = logins.len().saturating_sub(limit);
+            logins.truncate(limit);
+            if logins.is_empty() {
                 say(format_args!(
-                    "{}  {:<7}  since {}  {state}  {:<15}  {}",
-                    login.id,
-                    login.kind,
-                    login.started_at.rfc3339(),
-                    login.ip,
-                    login.device
+                    "{of} is signed in nowhere{}.",
+                    wanted.in_words()
                 ))?;
+            }
+            for login in &logins {
+                show(login, None, now)?;
             }
             if is_cut_off {
                 say(format_args!(
-                    "These are the latest {MOST_LISTED}; there may be more."
+                    "These are among the latest {MOST_LISTED}; there may be more."
                 ))?;
+            } else if more > 0 {
+                say(format_args!("There are {more} more."))?;
             }
         }
         Command::Revoke { of: None, .. } => {
@@ -99,6 +142,77 @@ pub async fn run(config: &Config, command: Command) -> Result<(), String> {
         },
     }
     Ok(())
+}
+
+/// Lists everybody's logins, stretch by stretch: there may be a million.
+async fn list_all(
+    db: &Db,
+    wanted: &Wanted,
+    idle_since: Timestamp,
+    now: Timestamp,
+) -> Result<(), String> {
+    let limit = wanted.limit.map_or(LISTED, usize::from);
+    let began = wanted.since.map(|since| id::first_of(now - since));
+    let since = began.map(|id| id.to_string()).unwrap_or_default();
+    let mut before = Uuid::max().to_string();
+    let (mut listed, mut more) = (Vec::new(), 0);
+    loop {
+        let since = since.clone();
+        let stretch = db.read(move |conn| {
+            login::usable_before(conn, &before, &since, STRETCH, idle_since, now)
+        });
+        let Some((usable, next)) = stretch.await.map_err(told)? else {
+            break;
+        };
+        for login in usable.into_iter().filter(|login| wanted.has(login, now)) {
+            match listed.len() < limit {
+                true => listed.push(login),
+                false => more += 1,
+            }
+        }
+        before = next;
+    }
+    if listed.is_empty() {
+        return say(format_args!("Nobody is signed in{}.", wanted.in_words()));
+    }
+    let ids: Vec<String> = listed.iter().map(|login| login.user_id.clone()).collect();
+    let users = db.read(move |conn| {
+        let ids: Vec<&str> = ids.iter().map(String::as_str).collect();
+        account::by_ids(conn, &ids)
+    });
+    let users = users.await.map_err(told)?;
+    let names: HashMap<_, _> = users
+        .iter()
+        .map(|user| (&user.id, &*user.username))
+        .collect();
+    for login in &listed {
+        show(login, names.get(&login.user_id).copied(), now)?;
+    }
+    if more > 0 {
+        say(format_args!(
+            "There are {more} more: --limit shows more of them, --since and --active-since fewer."
+        ))?;
+    }
+    Ok(())
+}
+
+/// Prints a login, and whose it is where that is not clear.
+fn show(login: &Login, username: Option<&str>, now: Timestamp) -> Result<(), String> {
+    let state = match login.cause_of_end(now) {
+        Some(cause) => format!("over: {}", cause.name()),
+        None => format!("last active {}", login.last_activity_at.rfc3339()),
+    };
+    let username = username
+        .map(|name| format!("{name:<16}  "))
+        .unwrap_or_default();
+    say(format_args!(
+        "{}  {username}{:<7}  since {}  {state}  {:<15}  {}",
+        login.id,
+        login.kind,
+        login.started_at.rfc3339(),
+        login.ip,
+        login.device
+    ))
 }
 
 /// Ends every login there is, and tells how many.

@@ -31,9 +31,10 @@ pub enum Command {
         #[arg(long, default_value = "user")]
         role: String,
     },
-    /// Lists everybody
+    /// Lists everybody, and who is disabled or closed after a hundred wrong passwords in a row
     List,
-    /// Sets a new password, prompted for or read from standard input, and ends the person's logins
+    /// Sets a new password, prompted for or read from standard input, and ends the person's logins;
+    /// opens an account that wrong passwords have closed
     SetPassword { username: String },
     /// Sets a role, user or admin; who is an administrator no longer is logged out everywhere
     SetRole { username: String, role: String },
@@ -67,14 +68,21 @@ pub async fn run(config: &Config, command: Command) -> Result<(), String> {
         Command::List => {
             let users = db.read(account::all).await.map_err(told)?;
             for user in users {
-                let state = if user.disabled_at.is_some() {
-                    "disabled"
-                } else {
-                    ""
-                };
+                let closed = format!("closed by {} failures in a row", user.failures_in_a_row);
+                let state: Vec<&str> = [
+                    user.disabled_at.map(|_| "disabled"),
+                    user.is_closed().then_some(&closed),
+                ]
+                .into_iter()
+                .flatten()
+                .collect();
                 say(format_args!(
-                    "{:<24} {:<6} {:<32} {:<24} {state}",
-                    user.username, user.role, user.email, user.name
+                    "{:<24} {:<6} {:<32} {:<24} {}",
+                    user.username,
+                    user.role,
+                    user.email,
+                    user.name,
+                    state.join(", ")
                 ))?;
             }
         }
@@ -92,6 +100,7 @@ pub async fn run(config: &Config, command: Command) -> Result<(), String> {
                 if !account::set_password_hash(conn, &user.id, &user.password_hash, &hash)? {
                     return Ok(None);
                 }
+                account::clear_failures(conn, &user.id)?;
                 record(conn, Kind::PasswordChanged, &user.id, now)?;
                 end_all_of(conn, &user.id, Cause::PasswordChanged, now).map(Some)
             });

@@ -20,8 +20,6 @@ use crate::login;
 const FAILURES_PER_ACCOUNT_AND_ADDRESS: u64 = 5;
 /// Failures within [`WINDOW`] after which an address is turned away.
 const FAILURES_PER_ADDRESS: u64 = 30;
-/// After so many failures in a row an account can be entered only from where it was entered before.
-const FAILURES_IN_A_ROW: i32 = 100;
 const WINDOW: Duration = Duration::from_secs(60);
 /// The cause of a failure that concerns nobody.
 const UNKNOWN_USER: &str = "unknown_user";
@@ -229,7 +227,7 @@ async fn record_failure(
 
 /// Whether an account under attack is closed to this address.
 async fn is_closed(app: &App, user: &User, client: &Client) -> Result<bool, AppError> {
-    if user.failures_in_a_row < FAILURES_IN_A_ROW || !app.config.rate_limits {
+    if !user.is_closed() || !app.config.rate_limits {
         return Ok(false);
     }
     let id = user.id.clone();

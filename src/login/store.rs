@@ -186,6 +186,39 @@ pub fn usable_of(
         .load(conn)
 }
 
+/// The living logins of everybody that somebody can still use, among the `most` before `before`, the
+/// latest begun first and none before `since`; and where the next such stretch begins. `None`: there
+/// are no more.
+pub fn usable_before(
+    conn: &mut AnyConnection,
+    before: &str,
+    since: &str,
+    most: i64,
+    idle_since: Timestamp,
+    now: Timestamp,
+) -> QueryResult<Option<(Vec<Login>, String)>> {
+    let ids: Vec<String> = logins::table
+        .filter(logins::id.lt(before))
+        .filter(logins::id.ge(since))
+        .order(logins::id.desc())
+        .limit(most)
+        .select(logins::id)
+        .load(conn)?;
+    let Some(first) = ids.last() else {
+        return Ok(None);
+    };
+    let usable = logins::table
+        .filter(logins::id.lt(before))
+        .filter(logins::id.ge(first))
+        .filter(logins::ended_at.is_null())
+        .filter(logins::expires_at.gt(now))
+        .filter(is_usable!(idle_since, now))
+        .order(logins::id.desc())
+        .select(Login::as_select())
+        .load(conn)?;
+    Ok(Some((usable, first.clone())))
+}
+
 /// Until when tokens of these logins would still be taken, refresh and remember tokens alike; those
 /// without any are left out.
 pub fn tokens_until(

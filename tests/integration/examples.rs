@@ -21,9 +21,9 @@ async fn run(app: &TestApp, language: [&str; 2], first_line: &str, password: &st
     let mut command = Command::new(program);
     command
         .arg(file)
-        .env("GAPURA_URL", &app.url)
-        .env("GAPURA_USER", "ada")
-        .env("GAPURA_PASSWORD", password);
+        .env("LOGIN_URL", &app.url)
+        .env("LOGIN_USER", "ada")
+        .env("LOGIN_PASSWORD", password);
     let ran = actix_web::rt::task::spawn_blocking(move || command.output());
     let ran = ran.await.expect("it ends");
     ran.unwrap_or_else(|error| panic!("{program}: {error}: run tests/run"))

@@ -11,6 +11,8 @@ use std::time::Duration;
 use diesel::connection::SimpleConnection;
 use diesel::{Connection, PgConnection, SqliteConnection};
 use gapura::clock::{Clock, SystemClock};
+use gapura::config::place_of;
+use gapura::id;
 use serde_json::Value;
 
 use crate::faults::redis::Redis;
@@ -295,8 +297,20 @@ fn the_doctor_finds_each_fault_of_keys_clocks_and_migrations() {
         );
         finds(
             &place,
-            &["this clock has gone back, or another node's is ahead"],
+            &[
+                "59 min ahead of this clock",
+                "this clock has gone back, or another node's is ahead",
+                "wait",
+            ],
         );
+        executed(
+            &place,
+            &format!(
+                "UPDATE audit_events SET at = {} WHERE id LIKE 'ffffffff%'",
+                now + 120_000
+            ),
+        );
+        warns(&place, "ahead of this clock");
         executed(&place, "DELETE FROM audit_events WHERE id LIKE 'ffffffff%'");
 
         executed(
@@ -396,7 +410,10 @@ async fn the_doctor_finds_what_is_wrong_with_servers_and_settings() {
     );
     finds(
         &away,
-        &["database", "look whether it runs, and at DATABASE_URL"],
+        &[
+            "database: 127.0.0.1:1/gapura cannot be reached",
+            "look whether it runs, and at DATABASE_URL",
+        ],
     );
     let wrong = away.with(
         "DATABASE_URL",
@@ -548,4 +565,216 @@ fn a_copy_that_cannot_be_made_leaves_nothing_behind() {
             .refused()
             .contains("pg_dump")
     );
+}
+
+#[test]
+fn the_doctor_says_how_long_a_clock_that_was_set_back_is_felt() {
+    let place = settled(Backend::Embedded);
+    let (hour, now) = (3_600_000, SystemClock.now().millis());
+    let ahead = now + 2 * hour;
+    fs::write(place.path("data/clock"), format!("{ahead}\n")).expect("written");
+    chmod(&place.path("data/clock"), 0o600);
+    warns(&place, "this machine's clock was set back by 119 min");
+    warns(&place, "remove data/clock");
+    // What servers here have written meanwhile is explained by that.
+    let event = |at: i64| {
+        let id = "ffffffff-0000-7000-8000-000000000000";
+        executed(
+            &place,
+            &format!(
+                "DELETE FROM audit_events WHERE id = '{id}'; INSERT INTO audit_events (id, at, kind) VALUES ('{id}', {at}, 'login')"
+            ),
+        );
+    };
+    event(ahead);
+    warns(&place, "servers here are as far ahead");
+    event(ahead + hour);
+    finds(&place, &["clock", "another node's is ahead"]);
+    event(now);
+    fs::write(place.path("data/clock"), format!("{now}\n")).expect("written");
+    let (good, out) = doctor(&place);
+    assert!(good && !out.contains("set back"), "{out}");
+}
+
+#[test]
+fn a_list_that_nobody_reads_to_its_end_ends_quietly() {
+    let place = settled(Backend::Embedded);
+    add_user(&place, "ada");
+    for words in [
+        "config",
+        "config --reference",
+        "user list",
+        "session list",
+        "session list ada",
+        "keys list",
+        "doctor",
+    ] {
+        let (reader, writer) = std::io::pipe().expect("a pipe");
+        drop(reader);
+        let words: Vec<&str> = words.split(' ').collect();
+        let mut command = place.command(&words);
+        let told = Told::of(command.stdout(writer).output().expect("it ends"));
+        assert!(told.good && told.err.is_empty(), "{words:?}: {told:?}");
+    }
+}
+
+#[actix_web::test]
+async fn everybodys_logins_are_listed_by_when_they_began_and_when_they_were_in_use() {
+    for backend in Backend::ALL {
+        let place = place_on(backend).with("GAPURA_ADMIN_PASSWORD", PASSWORD);
+        let list = |more: &[&str]| place.run(&[&["session", "list"], more].concat()).done();
+        assert_eq!(list(&[]), "Nobody is signed in.\n");
+        let server = place.serve();
+        add_user(&place, "ada");
+        server.pair("ada", PASSWORD).await;
+        server.pair("admin", PASSWORD).await;
+        server.pair("ada", PASSWORD).await;
+        let names = |list: &str| -> Vec<String> {
+            let lines = list.lines().filter(|line| line.contains("  since "));
+            lines
+                .map(|line| line.split_whitespace().nth(1).expect("a name").to_owned())
+                .collect()
+        };
+        assert_eq!(names(&list(&[])), ["ada", "admin", "ada"], "{backend:?}");
+        let ended = list(&[]).split(' ').next().expect("an id").to_owned();
+        place.run(&["session", "revoke", &ended]).done();
+        assert_eq!(names(&list(&[])), ["admin", "ada"], "{backend:?}");
+
+        // One that began two hours ago and was in use half an hour ago, and many that are older.
+        let now = SystemClock.now();
+        let (began, active) = (
+            now - Duration::from_secs(7200),
+            now - Duration::from_secs(1800),
+        );
+        let columns = "INSERT INTO logins (id, user_id, kind, device, ip, started_at, auth_time, last_activity_at, expires_at)";
+        let end = now.millis() + 86_400_000;
+        executed(
+            &place,
+            &format!(
+                "{columns} SELECT '{}', id, 'browser', 'Firefox on Linux', '203.0.113.7', {began}, {began}, {active}, {end} FROM users WHERE username = 'admin';
+                 WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 2500) \
+                 {columns} SELECT '01900000-0000-7000-8000-' || CAST(100000000000 + i AS TEXT), users.id, 'browser', '', '', \
+                 {old}, {old}, {lately}, {end} FROM n, users WHERE username = 'ada';",
+                id::first_of(began),
+                began = began.millis(),
+                active = active.millis(),
+                lately = now.millis() - 7_200_000,
+                old = now.millis() - 50_000_000,
+            ),
+        );
+        let all = list(&[]);
+        assert_eq!(names(&all).len(), 100);
+        assert_eq!(names(&all)[..3], ["admin", "ada", "admin"]);
+        assert!(all.contains("There are 2403 more: --limit"), "{all}");
+        assert_eq!(names(&list(&["--since", "1h"])), ["admin", "ada"]);
+        assert_eq!(names(&list(&["--since", "3h"])), ["admin", "ada", "admin"]);
+        let active = |within| names(&list(&["--active-since", within]));
+        assert_eq!(active("10m"), ["admin", "ada"]);
+        assert_eq!(active("1h"), ["admin", "ada", "admin"]);
+        let both = list(&["--active-since", "3h", "--limit", "2"]);
+        assert_eq!(names(&both), ["admin", "ada"]);
+        assert!(both.contains("There are 2501 more"), "{both}");
+        assert!(list(&["--since", "0s"]).starts_with("Nobody is signed in by"));
+        // Of a person, as before and by the same.
+        assert_eq!(list(&["admin"]).lines().count(), 2);
+        assert_eq!(list(&["admin", "--since", "1h"]).lines().count(), 1);
+        let one = list(&["admin", "--limit", "1"]);
+        assert!(one.ends_with("There are 1 more.\n"), "{one}");
+        for wrong in ["1", "soon", "-1h"] {
+            assert!(!place.run(&["session", "list", "--since", wrong]).good);
+        }
+    }
+}
+
+#[actix_web::test]
+async fn an_account_that_wrong_passwords_have_closed_is_seen_and_opened() {
+    for backend in Backend::ALL {
+        let place = place_on(backend).with("GAPURA_ADMIN_PASSWORD", PASSWORD);
+        let server = place.serve();
+        add_user(&place, "ada");
+        let list = || place.run(&["user", "list"]).done();
+        assert!(!list().contains("closed"));
+        executed(
+            &place,
+            "UPDATE users SET failures_in_a_row = 100 WHERE username = 'ada'",
+        );
+        let closed = list();
+        assert!(
+            closed.contains("closed by 100 failures in a row"),
+            "{closed}"
+        );
+        assert_eq!(closed.matches("closed").count(), 1, "{closed}");
+        assert_eq!(server.sign_in("admin", PASSWORD).await.status(), 303);
+        let page = server.get("/admin/users").await.text().await.expect("text");
+        let badges = page.matches("Closed after wrong passwords").count();
+        assert_eq!(badges, 1, "{page}");
+        assert_eq!(server.token("ada", PASSWORD).await.status(), 401);
+        let new = "a quite different sentence";
+        place.run_with(&["user", "set-password", "ada"], new).done();
+        assert!(!list().contains("closed"), "{}", list());
+        assert_eq!(server.token("ada", new).await.status(), 200);
+    }
+}
+
+#[test]
+fn a_server_is_named_where_it_cannot_be_reached_and_in_the_settings_and_no_password_is() {
+    let place = Place::new()
+        .with("GAPURA_APP_KEY", APP_KEY)
+        .with("REDIS_URL", "redis://:hushhush@redis.internal")
+        .with(
+            "DATABASE_URL",
+            "postgres://gapura:hushhush@127.0.0.1:1/gapura",
+        );
+    for words in [
+        &["session", "list"][..],
+        &["user", "list"],
+        &["keys", "list"],
+        &["migrate"],
+        &["cleanup"],
+        &["serve"],
+    ] {
+        let told = place.run(words).refused();
+        assert!(
+            told.contains("the database at 127.0.0.1:1/gapura cannot be reached: "),
+            "{told}"
+        );
+        assert!(!told.contains("hushhush") && !told.contains("migrated"));
+    }
+    let shown = place.run(&["config"]).done();
+    for address in [
+        " postgres://[hidden]@127.0.0.1:1/gapura ",
+        " redis://[hidden]@redis.internal:6379 ",
+    ] {
+        assert!(shown.contains(address), "{shown}");
+    }
+    assert!(!shown.contains("hushhush"));
+
+    let nowhere = Place::new().with("DATABASE_URL", "sqlite:///nowhere/at/all.db");
+    let told = nowhere.run(&["user", "list"]).refused();
+    assert!(
+        told.contains("the database at /nowhere/at/all.db cannot be reached"),
+        "{told}"
+    );
+
+    for (address, wanted) in [
+        ("postgres://u:p@db/g", Some("db:5432/g")),
+        ("postgres://u:p@[::1]/g", Some("[::1]:5432/g")),
+        ("postgres://u:p@[::1]:7/g", Some("[::1]:7/g")),
+        ("postgres://u:p@a:1,b:2/g?x=y", Some("a:1,b:2/g")),
+        ("postgres://db/g?user=u&password=p", Some("db:5432/g")),
+        (
+            "postgres:///?host=/run/pg&dbname=g&password=p",
+            Some("/run/pg/g"),
+        ),
+        ("postgres://u:p@db?port=7", Some("db:7")),
+        // What is the password here is anybody's guess.
+        ("postgres://u:p/q@db/g", None),
+        ("postgres://u:p?q@db/g", None),
+        ("postgres://u:p#q@db/g", None),
+        ("postgres://u:p@q@db/g", None),
+        ("postgres://db/g?password=p@q", None),
+        ("postgres://u:p@db/g?password=p@q", None),
+    ] {
+        assert_eq!(place_of(address, 5432).as_deref(), wanted, "{address}");
+    }
 }

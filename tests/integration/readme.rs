@@ -1,7 +1,13 @@
-use gapura::command::settings;
-use gapura::config::Config;
+use std::time::Duration;
 
-use crate::program::{APP_KEY, PASSWORD};
+use gapura::command::settings;
+use gapura::config::{Config, SETTINGS};
+use gapura::metrics::Seen;
+use gapura::metrics::http::count_ends;
+
+use crate::actors::Browser;
+use crate::harness::{Backend, TestApp};
+use crate::program::{APP_KEY, PASSWORD, Place, Told, until};
 
 #[test]
 fn the_readme_lists_every_setting() {
@@ -103,4 +109,106 @@ fn what_the_container_file_copies_is_there() {
     // The volume's own mode is the engine's business, and some let others look into it.
     assert!(file.contains("VOLUME /data\n"));
     assert!(file.contains("GAPURA_DATA_DIR=/data/gapura "));
+}
+
+/// Whoever exports what an example asks for would stop every command by an unknown setting.
+#[test]
+fn the_readme_names_no_setting_that_there_is_not() {
+    let readme = include_str!("../../README.md");
+    let words = readme.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+    for word in words.filter(|word| word.starts_with("GAPURA_")) {
+        let is_known = SETTINGS.iter().any(|setting| setting.name == word);
+        assert!(is_known || word == "GAPURA_", "{word} is no setting");
+    }
+}
+
+#[test]
+fn what_the_readme_shows_of_people_is_what_the_program_says() {
+    let place = Place::new().with("GAPURA_ADMIN_PASSWORD", PASSWORD);
+    drop(place.serve());
+    let shown = block("### People\n\n```console\n");
+    let mut commands = shown.split("$ gapura ").skip(1).peekable();
+    assert!(commands.peek().is_some());
+    for command in commands {
+        let (words, answer) = command.split_once('\n').expect("an answer");
+        let program = env!("CARGO_BIN_EXE_gapura");
+        let line = format!("echo '{PASSWORD}' | '{program}' {words}");
+        let mut shell = place.command_by("sh", &["-c", &line]);
+        let said = Told::of(shell.output().expect("it ends")).done();
+        let prompts = ["Password:", "Once more:"];
+        let shown = answer.lines().filter(|line| !prompts.contains(line));
+        let said = said.lines().map(str::trim_end);
+        assert_eq!(
+            said.collect::<Vec<_>>(),
+            shown.collect::<Vec<_>>(),
+            "{words}"
+        );
+    }
+}
+
+/// What the alert `GapuraLoggedOutAtOnce` counts, of one node.
+fn lost(app: &TestApp) -> Option<f64> {
+    let readme = include_str!("../../README.md");
+    let (_, rule) = readme
+        .split_once("- alert: GapuraLoggedOutAtOnce")
+        .expect("an alert");
+    let (_, rest) = rule.split_once("sum((").expect("a sum");
+    let (series, _) = rest.split_once(" unless ").expect("a series");
+    let (name, labels) = series.split_once('{').expect("labels");
+    let labels: Vec<&str> = labels.trim_end_matches('}').split(',').collect();
+    let seen = Seen {
+        hashes_waiting: 0,
+        revocation_lag: Duration::ZERO,
+        ended_logins: 0,
+        sockets: 0,
+        disk_free: None,
+    };
+    let text = app.app.metrics.text(&seen).expect("text");
+    let line = text.lines().find(|line| {
+        line.starts_with(&format!("{name}{{")) && labels.iter().all(|label| line.contains(label))
+    })?;
+    let (_, value) = line.rsplit_once(' ').expect("a value");
+    Some(value.parse().expect("a number"))
+}
+
+#[actix_web::test]
+async fn the_alert_of_the_readme_counts_sessions_that_were_lost_and_none_that_ended_by_themselves()
+{
+    let app = TestApp::start(Backend::Shared).await;
+    actix_web::rt::spawn(count_ends(app.app.clone()));
+    let count = |cause: &'static str| {
+        let sql = format!("SELECT COUNT(*) AS number FROM logins WHERE ended_cause = '{cause}'");
+        app.count(sql)
+    };
+    let counted = || async {
+        let left = "SELECT COUNT(*) AS number FROM uncounted_ends".to_owned();
+        app.count(left).await == 0
+    };
+    // Away for too long, and long enough.
+    let ada = Browser::new(&app, "ada").log_in().await;
+    app.advance(Duration::from_secs(20 * 3600 + 60));
+    ada.open("/dashboard").await.expect(303);
+    let bob = Browser::new(&app, "bob").log_in().await;
+    bob.log_out().await;
+    assert_eq!((count("idle").await, count("logged_out").await), (1, 1));
+    until(Duration::from_secs(10), counted).await;
+    until(Duration::from_secs(10), || async { lost(&app).is_some() }).await;
+    assert_eq!(lost(&app), Some(0.0));
+
+    let mut browsers = Vec::new();
+    for who in ["ada", "bob", "root"] {
+        browsers.push(Browser::new(&app, who).log_in().await);
+    }
+    app.advance(Duration::from_secs(3600));
+    let redis = app.app.config.redis_url.as_ref().expect("Redis");
+    let client = redis::Client::open(redis.expose().as_str()).unwrap();
+    let mut conn = client.get_connection().unwrap();
+    redis::cmd("FLUSHDB").exec(&mut conn).unwrap();
+    for browser in browsers {
+        browser.open("/dashboard").await.expect(303);
+    }
+    until(Duration::from_secs(10), || async {
+        lost(&app) == Some(3.0)
+    })
+    .await;
 }

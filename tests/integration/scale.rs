@@ -243,6 +243,7 @@ async fn use_everything(app: &TestApp) {
     read.read(move |conn| {
         login::count_living(conn, now)?;
         gapura::account::is_anybody(conn)?;
+        login::usable_before(conn, "g", "", 10, now - DAY, now)?;
         login::living_after(conn, "", 10, now)
     })
     .await

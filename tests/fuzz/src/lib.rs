@@ -664,9 +664,13 @@ fn judge_config(config: &Config) {
     let shown = config
         .shown
         .iter()
-        .filter(|(_, value, from)| from != "default" && value != "[hidden]");
+        .filter(|(_, value, from)| from != "default" && !value.contains("[hidden]"));
     let shown = shown.map(|(name, value, _)| ((*name).to_owned(), value.clone()));
-    if config.shown.iter().all(|(_, value, _)| value != "[hidden]") {
+    if config
+        .shown
+        .iter()
+        .all(|(_, value, _)| !value.contains("[hidden]"))
+    {
         let again = Config::from_sources("", shown).expect("as before");
         let [before, after] = [config, &again].map(|config| Config {
             shown: Vec::new(),
