@@ -61,6 +61,8 @@ pub struct App {
     pub figures: Figures,
     /// How many logins everybody's days had.
     pub days: Arc<Days>,
+    /// The figures, where counting them takes long.
+    pub overview: admin::overview::Kept,
     pub metrics: Metrics,
     pub hub: Arc<Hub>,
     pub misleading: Misleading,
@@ -74,8 +76,9 @@ impl App {
     /// A sentence for the operator.
     pub async fn start(config: Config, clock: Arc<dyn Clock>) -> Result<Self, String> {
         let db = Db::open(&config.database, 16).map_err(|error| error.to_string())?;
+        let patient = db.patient();
         // A new key would open nothing of what is there, and hide that the right one is gone.
-        let app_keys = Arc::new(match keys::exist(&db).await? {
+        let app_keys = Arc::new(match keys::exist(&patient).await? {
             true => AppKeys::load(&config)?,
             false => AppKeys::load_or_make(&config)?,
         });
@@ -83,11 +86,11 @@ impl App {
         let keystore = keystore.map_err(|error| error.to_string())?;
         let (algorithm, lifetime) = (config.jwt_algorithm, config.clocks.login_lifetime);
         let now = clock.now();
-        let keys = keys::load(&db, &app_keys, algorithm, lifetime, now).await?;
+        let keys = keys::load(&patient, &app_keys, algorithm, lifetime, now).await?;
         let jwt = Arc::new(Jwt::new(&config, keys.signing, now)?);
         let ended = Arc::new(Ended::new(config.revocation_max_lag));
         let mut reader = ended::Reader::default();
-        let read = reader.read(&db, &ended, clock.now()).await;
+        let read = reader.read(&patient, &ended, clock.now()).await;
         read.map_err(|error| error.to_string())?;
         actix_web::rt::spawn(ended::feed(
             reader,
@@ -139,6 +142,7 @@ impl App {
             personal_tokens: Memory::default(),
             figures: Figures::default(),
             days: Arc::default(),
+            overview: admin::overview::Kept::default(),
             hub,
             misleading: Misleading::default(),
             draining: AtomicBool::new(false),

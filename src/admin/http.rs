@@ -6,6 +6,7 @@ use actix_web::http::StatusCode;
 use actix_web::{HttpRequest, HttpResponse, web};
 use askama::Template;
 use serde::Deserialize;
+use tokio::time::Instant;
 use url::form_urlencoded;
 use uuid::Uuid;
 
@@ -61,12 +62,19 @@ pub async fn overview(
     let now = app.clock.now();
     // What this node has counted is in the figures, too.
     app.figures.flush(&app.db, now).await?;
-    let idle_timeout = app.config.clocks.session_idle_timeout;
-    let days = Arc::clone(&app.days);
-    let read = app
-        .db
-        .read(move |conn| overview::read(conn, &days, idle_timeout, now))
-        .await?;
+    let read = match app.overview.get(now) {
+        Some(read) => read,
+        None => {
+            let began = Instant::now();
+            let idle_timeout = app.config.clocks.session_idle_timeout;
+            let days = Arc::clone(&app.days);
+            let read = app
+                .db
+                .read(move |conn| overview::read(conn, &days, idle_timeout, now))
+                .await?;
+            app.overview.put(began, read)
+        }
+    };
     let page = Page::signed_in(&req, &app, &session, "admin", now);
     let template = OverviewPage {
         tiles: tiles(&page, &read),

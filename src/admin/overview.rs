@@ -1,19 +1,24 @@
 //! `GET /admin`: the last 30 days in figures. The database counts; here the counts find their place.
 
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use diesel::QueryResult;
+use tokio::time::Instant;
 
 use super::store;
 use crate::account;
 use crate::audit::Kind;
-use crate::audit::days::Days;
+use crate::audit::days::{Days, KINDS, SHOWN};
 use crate::clock::Timestamp;
 use crate::db::AnyConnection;
 use crate::figures::{self, DAY, Figure, day_of};
 
 /// How many days are shown, today included.
-pub const DAYS: usize = 30;
+pub const DAYS: usize = SHOWN as usize;
+/// Counted faster than this it is counted each time; else it is shown again for so many times as long.
+const QUICK: Duration = Duration::from_millis(200);
+const SHOWN_AGAIN: u32 = 20;
 
 /// How long logins last: the classes of the distribution, each up to its end.
 pub const CLASSES: [&str; 6] = ["hour", "four_hours", "half_day", "day", "week", "more"];
@@ -70,7 +75,7 @@ impl Day {
 }
 
 /// Everything that the page shows.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Overview {
     pub people: i64,
     pub live_browsers: i64,
@@ -100,6 +105,35 @@ impl Overview {
     }
 }
 
+/// What was counted last, where counting took long: among a million logins it would keep the database
+/// busy for as long as somebody looks.
+#[derive(Default)]
+pub struct Kept(Mutex<Option<(Instant, Arc<Overview>)>>);
+
+impl Kept {
+    /// What may be shown once more on the day of `now`.
+    pub fn get(&self, now: Timestamp) -> Option<Arc<Overview>> {
+        let kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let (until, read) = kept.as_ref()?;
+        (Instant::now() < *until && read.first == first_day(now)).then(|| Arc::clone(read))
+    }
+
+    /// Takes what was counted since `began`.
+    pub fn put(&self, began: Instant, read: Overview) -> Arc<Overview> {
+        let (read, took) = (Arc::new(read), began.elapsed());
+        if took >= QUICK {
+            let until = Instant::now() + took * SHOWN_AGAIN;
+            let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            *kept = Some((until, Arc::clone(&read)));
+        }
+        read
+    }
+}
+
+const fn first_day(now: Timestamp) -> i64 {
+    day_of(now) - (SHOWN - 1)
+}
+
 /// Counts.
 ///
 /// # Errors
@@ -110,7 +144,7 @@ pub fn read(
     idle_timeout: Duration,
     now: Timestamp,
 ) -> QueryResult<Overview> {
-    let first = day_of(now) - (DAYS as i64 - 1);
+    let first = first_day(now);
     let since = Timestamp::from_millis(first * DAY);
     let mut days = vec![Day::default(); DAYS];
     let mut add = |day: i64, name: &str, amount: i64| {
@@ -120,7 +154,7 @@ pub fn read(
             *field += amount;
         }
     };
-    for kind in [Kind::Login, Kind::LoginFailed] {
+    for kind in KINDS {
         let numbers = counted.count(conn, kind, first, day_of(now), now)?;
         for (day, number) in (first..).zip(numbers) {
             add(day, kind.name(), number);
@@ -160,6 +194,21 @@ const fn class_of(class: i64) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_what_took_long_to_count_is_shown_again_and_not_on_another_day() {
+        let now = Timestamp::from_millis(40 * DAY);
+        let overview = || Overview {
+            first: first_day(now),
+            ..Overview::default()
+        };
+        let kept = Kept::default();
+        kept.put(Instant::now(), overview());
+        assert!(kept.get(now).is_none());
+        kept.put(Instant::now() - Duration::from_secs(1), overview());
+        assert!(kept.get(now).is_some());
+        assert!(kept.get(now + Duration::from_secs(86_400)).is_none());
+    }
 
     #[test]
     fn what_never_happened_has_no_rate_and_no_average() {

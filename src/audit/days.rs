@@ -2,16 +2,25 @@
 //! again; what lies an hour back does not change any more and is counted once.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use actix_web::web::Data;
 use diesel::QueryResult;
 
 use super::{Filter, Kind, store};
+use crate::app::App;
 use crate::clock::Timestamp;
 use crate::db::AnyConnection;
-use crate::figures::DAY;
+use crate::figures::{DAY, day_of};
 
+/// How many days are shown, today included.
+pub const SHOWN: i64 = 30;
+/// What is shown of them.
+pub const KINDS: [Kind; 2] = [Kind::Login, Kind::LoginFailed];
+/// How often what has settled is counted where nobody looks; a start has other things to do first.
+const COUNT_EVERY: Duration = Duration::from_secs(300);
+const FIRST_COUNT: Duration = Duration::from_secs(5);
 /// By then everything has been committed, on nodes whose clocks are behind, too.
 const SETTLED: Duration = Duration::from_secs(3600);
 /// Days that anybody still asks for.
@@ -69,5 +78,27 @@ impl Days {
             Ok(known.number + between(known.until, end)?)
         });
         numbers.collect()
+    }
+}
+
+/// Counts what has settled, a day of a kind at a time, for as long as the process lives: whoever looks
+/// first would otherwise wait for a month of events, and longer than a request may.
+pub async fn keep_counting(app: Data<App>) {
+    tokio::time::sleep(FIRST_COUNT).await;
+    loop {
+        let now = app.clock.now();
+        let today = day_of(now);
+        let days = (today - SHOWN + 1..=today).flat_map(|day| KINDS.map(|kind| (day, kind)));
+        for (day, kind) in days {
+            let counted = Arc::clone(&app.days);
+            let counted = app
+                .db
+                .read(move |conn| counted.count(conn, kind, day, day, now))
+                .await;
+            if let Err(error) = counted {
+                tracing::debug!(%error, "a day's events were not counted");
+            }
+        }
+        tokio::time::sleep(COUNT_EVERY).await;
     }
 }

@@ -294,7 +294,7 @@ async fn database(config: &Config) -> (Vec<Finding>, Option<Db>) {
     if let Some(theirs) = condition.clock() {
         found.push(skew("the database", theirs, began));
     }
-    let db = match Db::open(&url, 1) {
+    let db = match Db::open_patient(&url, 1) {
         Ok(db) => db,
         Err(error) => {
             found.push(bad(error));

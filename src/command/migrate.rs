@@ -56,5 +56,6 @@ pub fn apply(config: &Config) -> Result<Migrated, String> {
 /// Opens a database that is up to date, for a command.
 pub fn open(config: &Config) -> Result<Db, String> {
     apply(config)?;
-    Db::open(&config.database, 2).map_err(|error| format!("{}: {error}", config.database.place()))
+    Db::open_patient(&config.database, 2)
+        .map_err(|error| format!("{}: {error}", config.database.place()))
 }

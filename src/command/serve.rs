@@ -12,6 +12,7 @@ use super::{migrate, say, server, user};
 use crate::account::password::{self, normalise};
 use crate::account::{self, Role, User};
 use crate::app::App;
+use crate::audit::days;
 use crate::config::Config;
 use crate::health;
 use crate::i18n::Lang;
@@ -62,6 +63,7 @@ pub async fn run(config: Config) -> Result<(), String> {
         "serving"
     );
     actix_web::rt::spawn(health::watch(running.app.clone()));
+    actix_web::rt::spawn(days::keep_counting(running.app.clone()));
     let served = running.server.await;
     if let Err(error) = running.app.keystore.flush().await {
         tracing::warn!(%error, "the last activities could not be written down");
@@ -81,7 +83,8 @@ pub async fn run(config: Config) -> Result<(), String> {
 /// Makes the first administrator if there is nobody yet, and returns their name, and their password
 /// if it was generated.
 async fn first_admin(app: &App) -> Result<Option<(String, Option<String>)>, String> {
-    let anybody = app.db.read(account::is_anybody).await;
+    let db = app.db.patient();
+    let anybody = db.read(account::is_anybody).await;
     if anybody.map_err(|error| error.to_string())? {
         return Ok(None);
     }
@@ -123,10 +126,10 @@ async fn first_admin(app: &App) -> Result<Option<(String, Option<String>)>, Stri
         app.clock.now(),
     );
     admin.must_change_password = generated.is_some();
-    match user::add(&app.db, admin).await {
+    match user::add(&db, admin).await {
         Ok(()) => Ok(Some((username, generated))),
         // Another node was a moment ahead: its administrator stands.
-        Err(_) if app.db.read(account::is_anybody).await.unwrap_or(false) => Ok(None),
+        Err(_) if db.read(account::is_anybody).await.unwrap_or(false) => Ok(None),
         Err(problem) => Err(problem),
     }
 }

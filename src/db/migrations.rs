@@ -82,7 +82,7 @@ pub fn migrate_by<S>(url: &DatabaseUrl, source: &S) -> Result<Migrated, BoxError
 where
     S: MigrationSource<Sqlite> + MigrationSource<Pg>,
 {
-    let mut conn = Manager(url.clone()).open()?;
+    let mut conn = Manager::patient(url).open()?;
     // An old program starts at once, also while a newer one is at work.
     let Compared { pending, unknown } = compare(&mut conn, source)?;
     let applied = match &mut conn {
@@ -271,7 +271,7 @@ fn names<B: Backend>(migrations: &[Box<dyn Migration<B>>]) -> Vec<(String, Strin
 /// # Errors
 /// When it cannot be asked.
 pub fn compared(url: &DatabaseUrl) -> Result<Compared, BoxError> {
-    let mut conn = Manager(url.clone()).open()?;
+    let mut conn = Manager::patient(url).open()?;
     match url {
         DatabaseUrl::Sqlite(_) => compare(&mut conn, &SQLITE),
         DatabaseUrl::Postgres(_) => compare(&mut conn, &POSTGRES),

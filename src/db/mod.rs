@@ -31,6 +31,11 @@ use crate::metrics::Timing;
 
 /// How long a request waits for the database before it is answered 503.
 const TIME_LIMIT: Duration = Duration::from_millis(1500);
+/// How long a start or a command waits, which nobody is kept waiting by.
+const PATIENCE: Duration = Duration::from_secs(15);
+/// How long SQLite waits while another process writes; for requests and for commands.
+const BUSY: Duration = Duration::from_secs(1);
+const BUSY_PATIENT: Duration = Duration::from_secs(10);
 /// A connection that answered so lately is not asked whether it still lives: where it does not, its
 /// next transaction says so, and it is dropped.
 const TRUSTED_FOR: Duration = Duration::from_secs(1);
@@ -95,15 +100,33 @@ pub struct Db {
     pool: r2d2::Pool<Manager>,
     writer: Option<Writer>,
     timing: Timing,
+    limit: Duration,
 }
 
 impl Db {
-    /// Opens the database; the first connection is made here, so a wrong address is told at once.
+    /// Opens the database for requests; the first connection is made here, so a wrong address is told
+    /// at once.
     pub fn open(url: &DatabaseUrl, readers: u32) -> Result<Self, DbError> {
-        let manager = Manager(url.clone());
+        Self::open_by(Manager::new(url), readers)
+    }
+
+    /// Opens it for a command: beside a server that writes without a pause it waits for its turn.
+    pub fn open_patient(url: &DatabaseUrl, readers: u32) -> Result<Self, DbError> {
+        Ok(Self::open_by(Manager::patient(url), readers)?.patient())
+    }
+
+    /// The same database, for what no request waits for: it may take its time on a slow disk.
+    pub fn patient(&self) -> Self {
+        Self {
+            limit: PATIENCE,
+            ..self.clone()
+        }
+    }
+
+    fn open_by(manager: Manager, readers: u32) -> Result<Self, DbError> {
         let unavailable = |error: &dyn std::fmt::Display| DbError::Unavailable(error.to_string());
         let first = manager.open().map_err(|error| unavailable(&error))?;
-        let writer = match url {
+        let writer = match &manager.url {
             DatabaseUrl::Sqlite(_) => Some(Writer::start(first, manager.clone())),
             DatabaseUrl::Postgres(_) => None,
         };
@@ -118,6 +141,7 @@ impl Db {
             pool,
             writer,
             timing: Timing::default(),
+            limit: TIME_LIMIT,
         })
     }
 
@@ -159,7 +183,7 @@ impl Db {
         F: FnOnce(&mut AnyConnection) -> QueryResult<T> + Send + 'static,
     {
         let pool = self.pool.clone();
-        within_limit(actix_web::web::block(move || {
+        self.in_time(actix_web::web::block(move || {
             let mut pooled = checkout(&pool)?;
             let outcome = job(&mut pooled.conn).map_err(DbError::from);
             pooled.is_broken = matches!(outcome, Err(DbError::Unavailable(_)));
@@ -178,7 +202,7 @@ impl Db {
     {
         let work = async {
             match &self.writer {
-                Some(writer) => within_limit(writer.submit(job)).await?,
+                Some(writer) => self.in_time(writer.submit(job)).await?,
                 None => {
                     self.on_a_connection(move |conn| conn.transaction(job))
                         .await
@@ -194,6 +218,15 @@ impl Db {
         self.writer.is_some()
     }
 
+    /// Waits for an answer of the database no longer than whoever asks may.
+    ///
+    /// # Errors
+    /// When there is none by then.
+    pub async fn in_time<T>(&self, work: impl Future<Output = T>) -> Result<T, DbError> {
+        let limit = tokio::time::timeout(self.limit, work).await;
+        limit.map_err(|_| DbError::Unavailable("no answer within the time limit".into()))
+    }
+
     /// Asks the database for a sign of life.
     pub async fn ping(&self) -> Result<(), DbError> {
         self.read(|conn| conn.batch_execute("SELECT 1")).await
@@ -202,19 +235,10 @@ impl Db {
     /// The file of an SQLite database has been changed by another process since the last call.
     pub async fn changed_by_others(&self) -> Result<bool, DbError> {
         match &self.writer {
-            Some(writer) => within_limit(writer.changed_by_others()).await?,
+            Some(writer) => self.in_time(writer.changed_by_others()).await?,
             None => Ok(false),
         }
     }
-}
-
-/// Waits for an answer of the database no longer than a request may.
-///
-/// # Errors
-/// When there is none by then.
-pub async fn within_limit<T>(work: impl Future<Output = T>) -> Result<T, DbError> {
-    let limit = tokio::time::timeout(TIME_LIMIT, work).await;
-    limit.map_err(|_| DbError::Unavailable("no answer within the time limit".into()))
 }
 
 fn checkout(pool: &r2d2::Pool<Manager>) -> Result<r2d2::PooledConnection<Manager>, DbError> {
@@ -273,18 +297,35 @@ pub(crate) struct Pooled {
 /// Opens connections: a match on the address, since a derived `establish` would take
 /// `postgres://…` for the name of an SQLite file.
 #[derive(Clone)]
-pub(crate) struct Manager(DatabaseUrl);
+pub(crate) struct Manager {
+    url: DatabaseUrl,
+    busy: Duration,
+}
 
 impl Manager {
+    fn new(url: &DatabaseUrl) -> Self {
+        Self {
+            url: url.clone(),
+            busy: BUSY,
+        }
+    }
+
+    fn patient(url: &DatabaseUrl) -> Self {
+        Self {
+            url: url.clone(),
+            busy: BUSY_PATIENT,
+        }
+    }
+
     fn open(&self) -> ConnectionResult<AnyConnection> {
-        match &self.0 {
-            DatabaseUrl::Sqlite(path) => open_sqlite(path).map(AnyConnection::Sqlite),
+        match &self.url {
+            DatabaseUrl::Sqlite(path) => open_sqlite(path, self.busy).map(AnyConnection::Sqlite),
             DatabaseUrl::Postgres(url) => open_postgres(url).map(AnyConnection::Postgres),
         }
     }
 }
 
-fn open_sqlite(path: &Path) -> ConnectionResult<SqliteConnection> {
+fn open_sqlite(path: &Path, busy: Duration) -> ConnectionResult<SqliteConnection> {
     // Made here, since SQLite would make it readable by others; its side files take after it. One that
     // exists is never opened: closing it again would drop the locks that SQLite holds on it in this
     // process, and another process would take the database for abandoned.
@@ -297,10 +338,11 @@ fn open_sqlite(path: &Path) -> ConnectionResult<SqliteConnection> {
         _ => {}
     }
     let mut conn = SqliteConnection::establish(&path.to_string_lossy())?;
-    conn.batch_execute(
-        "PRAGMA busy_timeout = 1000; PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; \
+    conn.batch_execute(&format!(
+        "PRAGMA busy_timeout = {}; PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; \
          PRAGMA foreign_keys = ON; PRAGMA wal_autocheckpoint = 4000;",
-    )
+        busy.as_millis()
+    ))
     .map_err(ConnectionError::CouldntSetupConfiguration)?;
     Ok(conn)
 }

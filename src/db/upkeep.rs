@@ -42,7 +42,7 @@ impl Condition {
 /// # Errors
 /// A sentence, when it cannot be asked.
 pub fn examine(url: &DatabaseUrl) -> Result<Condition, String> {
-    let mut conn = Manager(url.clone()).open().map_err(told)?;
+    let mut conn = Manager::patient(url).open().map_err(told)?;
     let condition = match &mut conn {
         AnyConnection::Sqlite(conn) => diesel::sql_query(
             "SELECT 'SQLite ' || sqlite_version() AS version, NULL AS clock, TRUE AS is_durable, \

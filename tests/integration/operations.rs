@@ -778,3 +778,23 @@ fn a_server_is_named_where_it_cannot_be_reached_and_in_the_settings_and_no_passw
         assert_eq!(place_of(address, 5432).as_deref(), wanted, "{address}");
     }
 }
+
+#[actix_web::test]
+async fn a_command_waits_for_its_turn_beside_one_who_writes_where_a_request_is_told_to_come_back() {
+    let place = Arc::new(place_on(Backend::Embedded).with("GAPURA_ADMIN_PASSWORD", PASSWORD));
+    let server = place.serve();
+    let (access, _) = server.pair("admin", PASSWORD).await;
+    let file = place.path("data/gapura.db");
+    let mut writer = SqliteConnection::establish(&file.to_string_lossy()).expect("a database");
+    writer.batch_execute("BEGIN IMMEDIATE").expect("its turn");
+    let command = Arc::clone(&place);
+    let command = std::thread::spawn(move || command.run(&["session", "revoke", "admin"]).done());
+    assert_eq!(server.token("admin", PASSWORD).await.status(), 503);
+    // Longer than a request may wait, and the command has begun to wait long ago.
+    assert_eq!(server.token("admin", PASSWORD).await.status(), 503);
+    assert!(!command.is_finished());
+    writer.batch_execute("COMMIT").expect("an end");
+    let told = command.join().expect("no panic");
+    assert_eq!(told, "Ended 1 logins of admin.\n");
+    refuses(&server, &access).await;
+}

@@ -7,7 +7,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::{Next, Rules, TokenId, advance_together};
 use crate::clock::Timestamp;
-use crate::db::{Db, DbError, within_limit};
+use crate::db::{Db, DbError};
 
 /// How many are presented together at the most: bounds how long the first waits for the last.
 const MOST: usize = 64;
@@ -26,14 +26,20 @@ struct Waiting {
 }
 
 /// Where tokens wait for those before them.
-pub struct Queue(mpsc::UnboundedSender<Waiting>);
+pub struct Queue {
+    db: Db,
+    waiting: mpsc::UnboundedSender<Waiting>,
+}
 
 impl Queue {
     /// Begins to present what waits, one batch after the other.
     pub fn open(db: Db, rules: Rules) -> Self {
         let (sender, waiting) = mpsc::unbounded_channel();
-        rt::spawn(work_off(db, rules, waiting));
-        Self(sender)
+        rt::spawn(work_off(db.clone(), rules, waiting));
+        Self {
+            db,
+            waiting: sender,
+        }
     }
 
     /// Presents a token to rule 1 alone: `None` if there is more to be said, which is for
@@ -45,10 +51,10 @@ impl Queue {
     pub async fn present(&self, presented: Presented) -> Result<Option<Next>, DbError> {
         let (reply, answer) = oneshot::channel();
         let stopped = |_| DbError::Unavailable("rotations stand still".to_owned());
-        self.0
+        self.waiting
             .send(Waiting { presented, reply })
             .map_err(|_| stopped(()))?;
-        let answer = within_limit(answer).await?.map_err(|_| stopped(()))?;
+        let answer = self.db.in_time(answer).await?.map_err(|_| stopped(()))?;
         answer.map_err(DbError::Unavailable)
     }
 }
