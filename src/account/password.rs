@@ -3,7 +3,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread;
 
 use argon2::password_hash::phc::{Ident, Output, ParamsString, PasswordHash, Salt};
@@ -26,9 +26,9 @@ pub const MAX_LENGTH: usize = 128;
 /// Hashes that may wait for a core, for each core. More than that is answered 503 at once.
 const QUEUE_PER_CORE: usize = 16;
 /// The niceness at which it is hashed: whoever only shows a token does not wait for those who log in, and
-/// where all cores are wanted, a hash still gets a quarter of one.
+/// where all cores are wanted, a hash still gets a sixth of one.
 #[cfg(target_os = "linux")]
-const NICENESS: i32 = 5;
+const NICENESS: i32 = 7;
 /// What a guess must cost at least: zxcvbn's "somewhat guessable" is refused.
 const LEAST_SCORE: zxcvbn::Score = zxcvbn::Score::Three;
 
@@ -120,7 +120,17 @@ struct Shared {
 /// What is computed, and what an unknown person's password is held against, so that it takes as long.
 struct Cost {
     params: Params,
-    decoy: String,
+    decoy: OnceLock<String>,
+}
+
+impl Cost {
+    fn decoy(&self, memory: &mut Memory) -> Result<&str, BoxError> {
+        if let Some(decoy) = self.decoy.get() {
+            return Ok(decoy);
+        }
+        let made = hash(&self.params, &Secret::new(String::new()), memory)?;
+        Ok(self.decoy.get_or_init(|| made))
+    }
 }
 
 type Job = Box<dyn FnOnce(&mut Memory) + Send>;
@@ -140,8 +150,6 @@ impl Hasher {
         } = config.argon2;
         let params = Params::new(memory, passes, lanes, Some(32));
         let params = params.map_err(|error| format!("GAPURA_ARGON2: {error}"))?;
-        let decoy = hash(&params, &Secret::new(String::new()), &mut Memory::new());
-        let decoy = decoy.map_err(|error| error.to_string())?;
         let cores = thread::available_parallelism().map_or(1, usize::from);
         let (queue, jobs) = sync_channel(cores * QUEUE_PER_CORE);
         let jobs = Arc::new(Mutex::new(jobs));
@@ -151,12 +159,21 @@ impl Hasher {
             let started = thread.spawn(move || work_off(&jobs));
             started.map_err(|error| format!("no thread to hash passwords on: {error}"))?;
         }
-        Ok(Self(Arc::new(Shared {
-            cost: Cost { params, decoy },
+        let shared = Arc::new(Shared {
+            cost: Cost {
+                params,
+                decoy: OnceLock::new(),
+            },
             queue,
             waiting: AtomicUsize::new(0),
             measured: Queue::default(),
-        })))
+        });
+        // Before anybody asks, and without keeping the start waiting; its memory is given back.
+        let first = Arc::clone(&shared);
+        let first: Job = Box::new(move |_| drop(first.cost.decoy(&mut Memory::new())));
+        let queued = shared.queue.try_send(first);
+        queued.map_err(|_| "no password can be hashed".to_owned())?;
+        Ok(Self(shared))
     }
 
     /// Hashes a new password.
@@ -179,7 +196,10 @@ impl Hasher {
     ) -> Result<Verdict, AppError> {
         self.run(move |cost, memory| {
             let known = stored.is_some();
-            let stored = stored.unwrap_or_else(|| cost.decoy.clone());
+            let stored = match stored {
+                Some(stored) => stored,
+                None => cost.decoy(memory)?.to_owned(),
+            };
             let stored = PasswordHash::new(&stored)?;
             let params = Params::try_from(&stored)?;
             let (Some(salt), Some(expected)) = (&stored.salt, &stored.hash) else {
