@@ -121,6 +121,14 @@ where
     }
 }
 
+/// What a node grants another's clock (`nbf`, `iat`); beyond, tokens of one are refused by the other.
+pub const WORST_SKEW: Duration = Duration::from_secs(5);
+
+/// How far a clock that was read between `began` and `now` is from the one that told these.
+pub fn apart(theirs: Timestamp, began: Timestamp, now: Timestamp) -> Duration {
+    theirs.until(began).max(now.until(theirs))
+}
+
 /// Tells the time.
 pub trait Clock: Send + Sync + 'static {
     /// The moment it is.

@@ -1,6 +1,7 @@
 //! `/healthz`: the process is alive. `/readyz`: it is able to serve, each part named. Log and metrics
 //! are told as well when a part is away, also where nobody asks for anything.
 
+use std::fmt::Display;
 use std::time::Duration;
 
 use actix_web::body::BoxBody;
@@ -10,6 +11,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::app::App;
+use crate::clock::{Timestamp, WORST_SKEW, apart};
 use crate::keystore::Keystore;
 use crate::openapi::{Operation, Output};
 use crate::outage::Outage;
@@ -83,19 +85,65 @@ pub async fn readyz(app: web::Data<App>) -> Readiness {
     }
 }
 
-/// Looks whether database and Redis answer, for as long as the process lives.
+/// Looks whether database and Redis answer, and what time it is there, for as long as the process lives.
 pub async fn watch(app: web::Data<App>) {
-    let mut database = Outage::new("the database does not answer", "the database answers again");
-    let mut redis = Outage::new("Redis does not answer", "Redis answers again");
+    let mut database = Part::new(
+        "database",
+        Outage::new("the database does not answer", "the database answers again"),
+    );
+    let mut redis = Part::new(
+        "redis",
+        Outage::new("Redis does not answer", "Redis answers again"),
+    );
     loop {
-        let seen = app.db.ping().await;
-        app.metrics.set_reachable("database", seen.is_ok());
-        database.note(&seen);
-        if let Keystore::Redis(_) = &app.keystore {
-            let seen = app.keystore.ping().await;
-            app.metrics.set_reachable("redis", seen.is_ok());
-            redis.note(&seen);
+        let began = app.clock.now();
+        let theirs = app.db.clock().await;
+        database.note(&app, &theirs, began);
+        if let Keystore::Redis(store) = &app.keystore {
+            let began = app.clock.now();
+            let theirs = store.clock().await.map(Some);
+            redis.note(&app, &theirs, began);
         }
         tokio::time::sleep(LOOK_EVERY).await;
+    }
+}
+
+/// Something that this node stands on.
+struct Part {
+    name: &'static str,
+    outage: Outage,
+    skew: Outage,
+}
+
+impl Part {
+    const fn new(name: &'static str, outage: Outage) -> Self {
+        Self {
+            name,
+            outage,
+            skew: Outage::new(
+                "this node's time is not that of the others: they refuse each other's tokens",
+                "this node's time is that of the others again",
+            ),
+        }
+    }
+
+    /// Takes note of what time it is there, asked since `began`, if it has one and answered.
+    fn note<E: Display>(
+        &mut self,
+        app: &App,
+        theirs: &Result<Option<Timestamp>, E>,
+        began: Timestamp,
+    ) {
+        app.metrics.set_reachable(self.name, theirs.is_ok());
+        self.outage.note(theirs);
+        if let Ok(Some(theirs)) = theirs {
+            let apart = apart(*theirs, began, app.clock.now());
+            app.metrics.set_clock_apart(self.name, apart);
+            let told = || format!("{} s from the clock of {}", apart.as_secs(), self.name);
+            self.skew.note(&match apart > WORST_SKEW {
+                true => Err(told()),
+                false => Ok(()),
+            });
+        }
     }
 }

@@ -10,6 +10,7 @@ pub struct Outage {
     begins: &'static str,
     over: &'static str,
     since: Option<Instant>,
+    told: bool,
 }
 
 impl Outage {
@@ -19,20 +20,25 @@ impl Outage {
             begins,
             over,
             since: None,
+            told: false,
         }
     }
 
-    /// Takes note of what came of asking once more.
+    /// Takes note of what came of asking once more. Once is no outage: a busy machine is late now and
+    /// then.
     pub fn note<T, E: Display>(&mut self, outcome: &Result<T, E>) {
         match (outcome, self.since) {
-            (Err(cause), None) => {
+            (Err(_), None) => self.since = Some(Instant::now()),
+            (Err(cause), Some(_)) if !self.told => {
                 tracing::warn!(%cause, "{}", self.begins);
-                self.since = Some(Instant::now());
+                self.told = true;
             }
             (Ok(_), Some(since)) => {
-                let seconds = since.elapsed().as_secs();
-                tracing::info!(after_seconds = seconds, "{}", self.over);
-                self.since = None;
+                if self.told {
+                    let seconds = since.elapsed().as_secs();
+                    tracing::info!(after_seconds = seconds, "{}", self.over);
+                }
+                (self.since, self.told) = (None, false);
             }
             _ => {}
         }

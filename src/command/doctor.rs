@@ -1,7 +1,6 @@
 //! `gapura doctor`: looks at everything that a server needs, changes nothing, and says of each fault
 //! what to do about it.
 
-use std::cmp::Ordering;
 use std::fmt;
 use std::net::IpAddr;
 use std::os::unix::fs::PermissionsExt;
@@ -13,7 +12,7 @@ use actix_web::web::block;
 use super::mark::{Mark, USUAL};
 use super::say;
 use crate::audit;
-use crate::clock::{Clock, SystemClock, Timestamp};
+use crate::clock::{Clock, SystemClock, Timestamp, WORST_SKEW, apart};
 use crate::config::{Config, DatabaseUrl, REDIS_PORT, is_open_to_others, place_of};
 use crate::db::{Compared, Db, compared, upkeep};
 use crate::keys::{self, SigningKey};
@@ -23,8 +22,6 @@ use crate::vault::AppKeys;
 
 /// A signing key should not sign for longer than this.
 const KEY_AGE: Duration = Duration::from_secs(365 * 86_400);
-/// What a node grants another's clock (`nbf`, `iat`); beyond, tokens of one are refused by the other.
-const WORST_SKEW: Duration = Duration::from_secs(5);
 const SKEW: Duration = Duration::from_secs(1);
 /// Events from so far ahead were not just written by a node whose clock is a little fast.
 const FUTURE: Duration = Duration::from_secs(30);
@@ -94,12 +91,13 @@ pub async fn run(config: &Config) -> Result<(), String> {
     report.add("files", files(config))?;
     report.add("disk", disk_free(config).map(space))?;
     let mark = Mark::of(&config.data_dir);
-    report.add("clock", set_back(&mark, SystemClock.now()))?;
+    let alone = matches!(config.database, DatabaseUrl::Sqlite(_));
+    report.add("clock", set_back(&mark, alone, SystemClock.now()))?;
     let (findings, db) = database(config).await;
     report.add("database", findings)?;
     if let Some(db) = db {
         report.add("keys", keys(config, &db).await)?;
-        report.add("clock", events(&db, mark.read()).await)?;
+        report.add("clock", events(&db, mark.read(), alone).await)?;
     }
     report.add("Redis", redis(config).await)?;
     match report.faults {
@@ -325,14 +323,7 @@ async fn database(config: &Config) -> (Vec<Finding>, Option<Db>) {
 
 /// Compares a clock that was read since `began` with ours.
 fn skew(whose: &str, theirs: Timestamp, began: Timestamp) -> Finding {
-    // It was read somewhen between the two.
-    let now = SystemClock.now();
-    let off = match (theirs.cmp(&began), theirs.cmp(&now)) {
-        (Ordering::Less, _) => theirs.until(began),
-        (_, Ordering::Greater) => theirs.since(now),
-        _ => Duration::ZERO,
-    };
-    judge_skew(whose, off)
+    judge_skew(whose, apart(theirs, began, SystemClock.now()))
 }
 
 fn judge_skew(whose: &str, off: Duration) -> Finding {
@@ -351,18 +342,21 @@ fn judge_skew(whose: &str, off: Duration) -> Finding {
     }
 }
 
-/// Whether servers here have told a later time than it is by now.
-fn set_back(mark: &Mark, now: Timestamp) -> Option<Finding> {
+/// Whether servers here have told a later time than it is by now. Where they are `alone` they may go
+/// on so; other nodes would not understand them.
+fn set_back(mark: &Mark, alone: bool, now: Timestamp) -> Option<Finding> {
     let by = now.until(mark.read()?);
-    (by > USUAL).then(|| {
-        doubtful(format_args!(
-            "this machine's clock was set back by {}; servers here go on at half the pace, and will be in step again at about {}. \
-             If it is right now, nothing else has to be done; where that is too long, or other nodes refuse this one's tokens, stop the server, \
-             remove {}, and start it again",
-            in_words(by),
-            (now + 2 * by).rfc3339(),
-            mark.file().display()
-        ))
+    let (file, back) = (mark.file().display(), in_words(by));
+    let in_step = (now + 2 * by).rfc3339();
+    (by > USUAL).then(|| match alone {
+        true => doubtful(format_args!(
+            "this machine's clock was set back by {back}; servers here go on at half the pace, and will be in step again at about {in_step}. \
+             If it is right now, nothing else has to be done; where that is too long, stop the server, remove {file}, and start it again"
+        )),
+        false => bad(format_args!(
+            "stop this node, remove {file}, and start it again, once this machine's clock is right: it was set back by {back}, and until about {in_step} \
+             this node keeps the time that it told before, and it and the others refuse each other's tokens"
+        )),
     })
 }
 
@@ -376,14 +370,19 @@ fn in_words(time: Duration) -> String {
 }
 
 /// What has been written by a clock that is ahead of ours.
-async fn events(db: &Db, mark: Option<Timestamp>) -> Vec<Finding> {
+async fn events(db: &Db, mark: Option<Timestamp>, alone: bool) -> Vec<Finding> {
     match db.read(audit::latest).await {
-        Ok(latest) => vec![judge_latest(latest, mark, SystemClock.now())],
+        Ok(latest) => vec![judge_latest(latest, mark, alone, SystemClock.now())],
         Err(error) => vec![bad(error)],
     }
 }
 
-fn judge_latest(latest: Option<Timestamp>, mark: Option<Timestamp>, now: Timestamp) -> Finding {
+fn judge_latest(
+    latest: Option<Timestamp>,
+    mark: Option<Timestamp>,
+    alone: bool,
+    now: Timestamp,
+) -> Finding {
     let Some(at) = latest.filter(|at| *at > now + FUTURE) else {
         return good("nothing in the database is from the future");
     };
@@ -395,17 +394,22 @@ fn judge_latest(latest: Option<Timestamp>, mark: Option<Timestamp>, now: Timesta
     );
     if mark.is_some_and(|mark| at <= mark + FUTURE) {
         doubtful(format_args!(
-            "{told}servers here are as far ahead since this clock was set back, and nothing else has to be done"
+            "{told}servers here are as far ahead since this clock was set back, see above"
         ))
     } else if ahead <= FAR_FUTURE {
         doubtful(format_args!(
             "{told}a node's clock is fast or was, or this one has gone back; where NTP sets them, nothing else has to be done, and it is over by then"
         ))
     } else {
-        bad(format_args!(
+        let said = format_args!(
             "{told}this clock has gone back, or another node's is ahead or was; let NTP set them. Where they are right by now, wait: \
              this is over by then. Logins that began ahead end as much later: `gapura session list` shows them first, `gapura session revoke` ends them"
-        ))
+        );
+        // Whether this clock is right the database's knows, which is told apart.
+        match alone {
+            true => bad(said),
+            false => doubtful(said),
+        }
     }
 }
 

@@ -53,8 +53,22 @@ pub fn apply(config: &Config) -> Result<Migrated, String> {
     })
 }
 
-/// Opens a database that is up to date, for a command.
+/// Opens a database that is up to date, for a command. Where there is none it is somewhere else: an
+/// empty one would answer that there is nobody and nothing to end.
 pub fn open(config: &Config) -> Result<Db, String> {
+    if let DatabaseUrl::Sqlite(file) = &config.database
+        && !file.exists()
+    {
+        return Err(format!(
+            "there is no database at {}: say where it is (GAPURA_DATA_DIR, --config), or make one with `gapura migrate`",
+            file.display()
+        ));
+    }
+    open_or_make(config)
+}
+
+/// As [`open`], and makes one where there is none.
+pub fn open_or_make(config: &Config) -> Result<Db, String> {
     apply(config)?;
     Db::open_patient(&config.database, 2)
         .map_err(|error| format!("{}: {error}", config.database.place()))

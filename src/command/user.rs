@@ -46,7 +46,11 @@ pub enum Command {
 
 /// Carries out one of them.
 pub async fn run(config: &Config, command: Command) -> Result<(), String> {
-    let db = super::migrate::open(config)?;
+    let db = match &command {
+        // The first person may be there before the first server.
+        Command::Add { .. } => super::migrate::open_or_make(config)?,
+        _ => super::migrate::open(config)?,
+    };
     match command {
         Command::Add {
             username,

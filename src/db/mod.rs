@@ -26,6 +26,7 @@ use tokio::time::Instant;
 
 pub use self::migrations::{Compared, Migrated, compared, migrate, migrate_by};
 use self::writer::Writer;
+use crate::clock::Timestamp;
 use crate::config::{DatabaseUrl, Secret};
 use crate::metrics::Timing;
 
@@ -225,6 +226,26 @@ impl Db {
     pub async fn in_time<T>(&self, work: impl Future<Output = T>) -> Result<T, DbError> {
         let limit = tokio::time::timeout(self.limit, work).await;
         limit.map_err(|_| DbError::Unavailable("no answer within the time limit".into()))
+    }
+
+    /// What time it is by the database's own clock, where it is another than ours: a sign of life, too.
+    pub async fn clock(&self) -> Result<Option<Timestamp>, DbError> {
+        #[derive(diesel::QueryableByName)]
+        struct Row {
+            #[diesel(sql_type = diesel::sql_types::BigInt)]
+            clock: i64,
+        }
+        self.read(|conn| match conn {
+            AnyConnection::Sqlite(conn) => conn.batch_execute("SELECT 1").map(|()| None),
+            AnyConnection::Postgres(conn) => diesel::RunQueryDsl::get_result::<Row>(
+                diesel::sql_query(
+                    "SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint AS clock",
+                ),
+                conn,
+            )
+            .map(|row| Some(Timestamp::from_millis(row.clock))),
+        })
+        .await
     }
 
     /// Asks the database for a sign of life.

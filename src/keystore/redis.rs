@@ -243,6 +243,17 @@ impl RedisStore {
         Ok(())
     }
 
+    /// What time it is there.
+    ///
+    /// # Errors
+    /// When Redis gives no answer in time.
+    pub async fn clock(&self) -> Result<Timestamp, KeystoreUnavailable> {
+        let time = self.send(&::redis::cmd("TIME")).await?;
+        let time = <(i64, i64)>::from_owned_redis_value(time);
+        let (seconds, micros) = time.map_err(KeystoreUnavailable::new)?;
+        Ok(Timestamp::from_millis(seconds * 1000 + micros / 1000))
+    }
+
     /// What time it is there, and what the server tells of itself (`INFO`): names and values.
     ///
     /// # Errors
@@ -250,15 +261,12 @@ impl RedisStore {
     pub async fn examine(
         &self,
     ) -> Result<(Timestamp, HashMap<String, String>), KeystoreUnavailable> {
-        let time = self.send(&::redis::cmd("TIME")).await?;
-        let time = <(i64, i64)>::from_owned_redis_value(time);
-        let (seconds, micros) = time.map_err(KeystoreUnavailable::new)?;
+        let clock = self.clock().await?;
         let told = self.send(&::redis::cmd("INFO")).await?;
         let told = String::from_owned_redis_value(told).map_err(KeystoreUnavailable::new)?;
         let lines = told.lines().filter_map(|line| line.split_once(':'));
         let told = lines.map(|(name, value)| (name.to_owned(), value.trim().to_owned()));
-        let millis = seconds * 1000 + micros / 1000;
-        Ok((Timestamp::from_millis(millis), told.collect()))
+        Ok((clock, told.collect()))
     }
 
     /// What this process counts for itself while Redis is away.

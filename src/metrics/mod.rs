@@ -131,6 +131,7 @@ pub struct Metrics {
     sockets: Gauge,
     disk_free: Family<Labels<1>, Gauge>,
     reachable: Family<Labels<1>, Gauge>,
+    clock_apart: Family<Labels<1>, Gauge<f64, AtomicU64>>,
 }
 
 impl Metrics {
@@ -263,6 +264,12 @@ impl Metrics {
                 "Whether it answered when last asked, a second ago: 1 or 0",
                 Family::default(),
             ),
+            clock_apart: show(
+                list,
+                "clock_apart_seconds",
+                "How far this node's clock is from that one",
+                Family::default(),
+            ),
             answers: ["1xx", "2xx", "3xx", "4xx", "5xx"]
                 .map(|class| answers.get_or_create_owned(&[("class", class)])),
             registry,
@@ -319,6 +326,13 @@ impl Metrics {
         self.reachable
             .get_or_create(&[("part", part)])
             .set(answers.into());
+    }
+
+    /// How far this node's clock is from that of a part it stands on.
+    pub fn set_clock_apart(&self, part: &'static str, apart: Duration) {
+        self.clock_apart
+            .get_or_create(&[("part", part)])
+            .set(apart.as_secs_f64());
     }
 
     /// How many logins live in the whole installation.

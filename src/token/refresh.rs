@@ -125,11 +125,19 @@ pub async fn exchange(
             Pair::after(app, next, now)
         }
         Rotation::Reused(login) => {
-            tracing::warn!(
-                login = login::log_name(&login.id),
-                user = login.user_id,
-                "a rotated refresh token came back; its login was ended"
-            );
+            let (id, user) = (login::log_name(&login.id), &login.user_id);
+            match login.cause_of_end(now) {
+                None => tracing::warn!(
+                    login = id,
+                    user,
+                    "a rotated refresh token came back; its login was ended"
+                ),
+                Some(_) => tracing::info!(
+                    login = id,
+                    user,
+                    "a refresh token came back whose login was over"
+                ),
+            }
             app.announce(&login, login.cause_of_end(now).unwrap_or(Cause::Theft));
             Err(Code::RefreshReused.into())
         }

@@ -31,9 +31,11 @@ pub async fn insist<B: MessageBody + 'static>(
     let (Some(app), Some(public)) = (&app, public) else {
         return Ok(next.call(req).await?.map_into_left_body());
     };
-    if !origin::came_by_http(req.request(), &app.config) {
+    let carries_nothing = ["/healthz", "/readyz"].contains(&req.path());
+    if carries_nothing || !origin::came_by_http(req.request(), &app.config) {
         return Ok(next.call(req).await?.map_into_left_body());
     }
+    app.misleading.came_by_http(req.request());
     let is_page =
         !req.path().starts_with("/api/") && matches!(*req.method(), Method::GET | Method::HEAD);
     if !is_page {

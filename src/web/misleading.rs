@@ -17,7 +17,7 @@ const TOLD_EVERY: Duration = Duration::from_secs(600);
 
 /// When each was told last.
 #[derive(Default)]
-pub struct Misleading(Mutex<[Option<Instant>; 4]>);
+pub struct Misleading(Mutex<[Option<Instant>; 5]>);
 
 enum Oddity {
     /// A peer that is no trusted proxy says whom it speaks for.
@@ -26,6 +26,8 @@ enum Oddity {
     NobodyNamed,
     /// A trusted proxy does not say how the browser came, where that ought to be by https.
     SchemeUnknown,
+    /// A trusted proxy says that the browser came by plain http, where that ought to be by https.
+    ByHttp,
     /// The browser takes a page for ours, and the public URL says otherwise.
     OtherOrigin,
 }
@@ -34,29 +36,47 @@ impl Misleading {
     /// Looks at a request by which somebody signs in.
     pub fn look(&self, req: &HttpRequest, app: &App) {
         let tells = |name| req.headers().contains_key(HeaderName::from_static(name));
-        let peer = req.peer_addr().map(|peer| peer.ip().to_canonical());
-        let trusted = peer.is_some_and(|peer| app.config.is_trusted_proxy(&peer));
+        let Some(peer) = req.peer_addr().map(|peer| peer.ip().to_canonical()) else {
+            return;
+        };
+        let trusted = app.config.is_trusted_proxy(&peer);
         let forwarded = tells("x-forwarded-for");
         if forwarded && !trusted && self.is_due(Oddity::NotTrusted) {
             tracing::warn!(
-                ?peer,
+                %peer,
                 "X-Forwarded-For is not believed, since this peer is not in GAPURA_TRUSTED_PROXIES: \
                  if it is your proxy, everybody seems to come from its address"
             );
         }
         if trusted && !forwarded && self.is_due(Oddity::NobodyNamed) {
             tracing::warn!(
-                ?peer,
+                %peer,
                 "a trusted proxy sends no X-Forwarded-For: everybody seems to come from its address"
             );
         }
         let scheme = tells("x-forwarded-proto");
         if trusted && app.config.is_https() && !scheme && self.is_due(Oddity::SchemeUnknown) {
             tracing::warn!(
-                ?peer,
+                %peer,
                 "a trusted proxy sends no X-Forwarded-Proto: who comes by plain http cannot be sent to https"
             );
         }
+        self.look_for_origin(req, app);
+    }
+
+    /// A request was refused or sent away since it came to a trusted proxy by plain http.
+    pub fn came_by_http(&self, req: &HttpRequest) {
+        if self.is_due(Oddity::ByHttp) {
+            let peer = req.peer_addr().map(|peer| peer.ip().to_string());
+            tracing::warn!(
+                peer,
+                "X-Forwarded-Proto says http where the public URL says https: pages are sent to https and all else is \
+                 refused. If people do come by https, the proxy must say so"
+            );
+        }
+    }
+
+    fn look_for_origin(&self, req: &HttpRequest, app: &App) {
         if let Some(origin) = header(req, ORIGIN)
             && header(req, HeaderName::from_static("sec-fetch-site"))
                 .is_none_or(|site| site == "same-origin")

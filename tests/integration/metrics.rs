@@ -25,14 +25,14 @@ fn measured(place: Place) -> Place {
 }
 
 impl Server {
-    async fn metrics(&self) -> String {
+    pub async fn metrics(&self) -> String {
         let url = after(&self.out.text(), "Metrics are at ").expect("an address");
         let answer = reqwest::get(url).await.expect("an answer");
         assert_eq!(answer.status(), StatusCode::OK);
         answer.text().await.expect("text")
     }
 
-    async fn metric(&self, series: &str) -> f64 {
+    pub async fn metric(&self, series: &str) -> f64 {
         let text = self.metrics().await;
         let value = value_of(&text, series);
         value.unwrap_or_else(|| panic!("no {series} in {text}"))

@@ -9,6 +9,7 @@ use crate::program::{PASSWORD, Server, form_token};
 const NOT_TRUSTED: &str = "X-Forwarded-For is not believed";
 const NOBODY_NAMED: &str = "sends no X-Forwarded-For";
 const NO_SCHEME: &str = "sends no X-Forwarded-Proto";
+const BY_HTTP: &str = "X-Forwarded-Proto says http";
 const OTHER_ORIGIN: &str = "opened at another address";
 
 /// A server with these settings.
@@ -88,4 +89,25 @@ async fn the_log_names_the_address_that_browsers_show_and_the_one_that_is_set() 
     ];
     let log = told(&server, &elsewhere).await;
     assert!(!log.contains(OTHER_ORIGIN), "{log}");
+}
+
+#[actix_web::test]
+async fn a_proxy_that_says_http_is_told_of_and_may_ask_how_the_node_is() {
+    let server = serve(&[
+        ("GAPURA_TRUSTED_PROXIES", "127.0.0.1"),
+        ("GAPURA_PUBLIC_URL", "https://login.example.org"),
+    ]);
+    let ask = async |path: &str| {
+        let request = server.http.get(format!("{}{path}", server.url));
+        let request = request.header("X-Forwarded-Proto", "http");
+        request.send().await.expect("an answer").status()
+    };
+    assert_eq!(ask("/readyz").await, StatusCode::OK);
+    assert!(!server.err.text().contains(BY_HTTP));
+    for _ in 0..2 {
+        assert_eq!(ask("/api/v1/verify").await, StatusCode::FORBIDDEN);
+    }
+    assert_eq!(ask("/login").await, StatusCode::PERMANENT_REDIRECT);
+    let log = server.err.text();
+    assert_eq!(log.matches(BY_HTTP).count(), 1, "{log}");
 }

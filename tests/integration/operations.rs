@@ -295,14 +295,16 @@ fn the_doctor_finds_each_fault_of_keys_clocks_and_migrations() {
                 now + hour
             ),
         );
-        finds(
-            &place,
-            &[
-                "59 min ahead of this clock",
-                "this clock has gone back, or another node's is ahead",
-                "wait",
-            ],
-        );
+        let words = [
+            "59 min ahead of this clock",
+            "this clock has gone back, or another node's is ahead",
+            "wait",
+        ];
+        match backend {
+            Backend::Embedded => finds(&place, &words),
+            // Here another clock says that this one is right.
+            Backend::Shared => words.into_iter().for_each(|word| warns(&place, word)),
+        }
         executed(
             &place,
             &format!(
@@ -622,9 +624,9 @@ fn a_list_that_nobody_reads_to_its_end_ends_quietly() {
 async fn everybodys_logins_are_listed_by_when_they_began_and_when_they_were_in_use() {
     for backend in Backend::ALL {
         let place = place_on(backend).with("GAPURA_ADMIN_PASSWORD", PASSWORD);
+        let server = place.serve();
         let list = |more: &[&str]| place.run(&[&["session", "list"], more].concat()).done();
         assert_eq!(list(&[]), "Nobody is signed in.\n");
-        let server = place.serve();
         add_user(&place, "ada");
         server.pair("ada", PASSWORD).await;
         server.pair("admin", PASSWORD).await;
@@ -750,7 +752,7 @@ fn a_server_is_named_where_it_cannot_be_reached_and_in_the_settings_and_no_passw
     assert!(!shown.contains("hushhush"));
 
     let nowhere = Place::new().with("DATABASE_URL", "sqlite:///nowhere/at/all.db");
-    let told = nowhere.run(&["user", "list"]).refused();
+    let told = nowhere.run(&["migrate"]).refused();
     assert!(
         told.contains("the database at /nowhere/at/all.db cannot be reached"),
         "{told}"
@@ -797,4 +799,20 @@ async fn a_command_waits_for_its_turn_beside_one_who_writes_where_a_request_is_t
     let told = command.join().expect("no panic");
     assert_eq!(told, "Ended 1 logins of admin.\n");
     refuses(&server, &access).await;
+}
+
+#[test]
+fn a_command_makes_no_database_where_there_is_none() {
+    let place = Place::new();
+    for command in [
+        &["session", "revoke", "--all"][..],
+        &["keys", "list"],
+        &["user", "list"],
+    ] {
+        let told = place.run(command).refused();
+        assert!(told.contains("there is no database at"), "{told}");
+    }
+    assert!(!place.path("data/gapura.db").exists());
+    place.run(&["migrate"]).done();
+    place.run(&["user", "list"]).done();
 }

@@ -201,3 +201,60 @@ async fn two_hours_forth_or_back_cost_nobody_more_than_what_has_expired() {
         }
     }
 }
+
+#[actix_web::test]
+async fn a_node_whose_time_is_not_that_of_the_others_says_so() {
+    let Some(place) = place(Backend::Shared) else {
+        return;
+    };
+    let place = place.with("GAPURA_METRICS_BIND", "127.0.0.1:0");
+    let server = place.serve();
+    let apart = async |part| {
+        let series = format!(r#"gapura_clock_apart_seconds{{part="{part}"}}"#);
+        server.metric(&series).await
+    };
+    for part in ["database", "redis"] {
+        looked(&server, part).await;
+        assert!(apart(part).await < 1.0);
+    }
+    set_clock(&place, 2);
+    for part in ["database", "redis"] {
+        until(Duration::from_secs(5), || async {
+            apart(part).await > 7000.0
+        })
+        .await;
+    }
+    let told = || server.err.text().matches("this node's time is not").count();
+    until(Duration::from_secs(5), || ready(told() == 2)).await;
+    // The time is written down every few seconds.
+    let kept = || std::fs::read_to_string(place.path("data/clock")).unwrap_or_default();
+    let ahead = || {
+        kept()
+            .trim()
+            .parse::<i64>()
+            .is_ok_and(|at| at > SystemClock.now().millis() + 7_000_000)
+    };
+    until(Duration::from_secs(10), || ready(ahead())).await;
+    // Set right again it goes on from there, which the others do not; the operator is told what to do.
+    set_clock(&place, 0);
+    let doctor = place.run(&["doctor"]);
+    assert!(!doctor.good, "{}", doctor.out);
+    for words in ["stop this node, remove data/clock", "start it again"] {
+        assert!(doctor.out.contains(words), "{}", doctor.out);
+    }
+    server.signal("KILL");
+    std::fs::remove_file(place.path("data/clock")).unwrap();
+    let server = place.serve();
+    looked(&server, "database").await;
+    let series = r#"gapura_clock_apart_seconds{part="database"}"#;
+    assert!(server.metric(series).await < 1.0);
+}
+
+/// Waits until the server has compared its clock with that one.
+async fn looked(server: &Server, part: &str) {
+    let series = format!(r#"gapura_clock_apart_seconds{{part="{part}"}}"#);
+    until(Duration::from_secs(5), || async {
+        server.metrics().await.contains(&series)
+    })
+    .await;
+}
