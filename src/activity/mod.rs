@@ -12,7 +12,7 @@ use serde::Serialize;
 use url::form_urlencoded;
 
 use crate::account::User;
-use crate::audit::days::{Days, SHOWN};
+use crate::audit::days::{Days, first_shown};
 use crate::audit::{self, Event, Filter, Group, Kind, words};
 use crate::clock::Timestamp;
 use crate::db::AnyConnection;
@@ -236,7 +236,7 @@ impl Attempts {
         now: Timestamp,
     ) -> QueryResult<Self> {
         let today = now.millis().div_euclid(DAY_MILLIS);
-        let first = today - SHOWN + 1;
+        let first = first_shown(today);
         let mut days_of = |kind| {
             let Some(user_id) = user_id else {
                 return everybodys.count(conn, kind, first, today, now);
@@ -266,7 +266,7 @@ impl Attempts {
     /// The chart of them.
     pub fn chart(self, lang: Lang) -> Chart {
         let text = |key: &str| lang.text(key).into_owned();
-        let days = self.today - SHOWN + 1..=self.today;
+        let days = first_shown(self.today)..=self.today;
         let column = |day| Column::of_day(Timestamp::from_millis(day * DAY_MILLIS), lang);
         let series = |name, tone, values| Series {
             name: text(name),

@@ -60,11 +60,11 @@ pub async fn overview(
     AdminSession { session, .. }: AdminSession,
 ) -> Result<HttpResponse, AppError> {
     let now = app.clock.now();
-    // What this node has counted is in the figures, too.
-    app.figures.flush(&app.db, now).await?;
     let read = match app.overview.get(now) {
         Some(read) => read,
         None => {
+            // What this node has counted is in the figures, too.
+            app.figures.flush(&app.db, now).await?;
             let began = Instant::now();
             let idle_timeout = app.config.clocks.session_idle_timeout;
             let days = Arc::clone(&app.days);

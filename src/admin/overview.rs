@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use super::store;
 use crate::account;
 use crate::audit::Kind;
-use crate::audit::days::{Days, KINDS, SHOWN};
+use crate::audit::days::{Days, KINDS, SHOWN, first_shown};
 use crate::clock::Timestamp;
 use crate::db::AnyConnection;
 use crate::figures::{self, DAY, Figure, day_of};
@@ -115,7 +115,8 @@ impl Kept {
     pub fn get(&self, now: Timestamp) -> Option<Arc<Overview>> {
         let kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let (until, read) = kept.as_ref()?;
-        (Instant::now() < *until && read.first == first_day(now)).then(|| Arc::clone(read))
+        (Instant::now() < *until && read.first == first_shown(day_of(now)))
+            .then(|| Arc::clone(read))
     }
 
     /// Takes what was counted since `began`.
@@ -130,10 +131,6 @@ impl Kept {
     }
 }
 
-const fn first_day(now: Timestamp) -> i64 {
-    day_of(now) - (SHOWN - 1)
-}
-
 /// Counts.
 ///
 /// # Errors
@@ -144,7 +141,7 @@ pub fn read(
     idle_timeout: Duration,
     now: Timestamp,
 ) -> QueryResult<Overview> {
-    let first = first_day(now);
+    let first = first_shown(day_of(now));
     let since = Timestamp::from_millis(first * DAY);
     let mut days = vec![Day::default(); DAYS];
     let mut add = |day: i64, name: &str, amount: i64| {
@@ -199,7 +196,7 @@ mod tests {
     fn only_what_took_long_to_count_is_shown_again_and_not_on_another_day() {
         let now = Timestamp::from_millis(40 * DAY);
         let overview = || Overview {
-            first: first_day(now),
+            first: first_shown(day_of(now)),
             ..Overview::default()
         };
         let kept = Kept::default();

@@ -26,6 +26,11 @@ const SETTLED: Duration = Duration::from_secs(3600);
 /// Days that anybody still asks for.
 const REMEMBERED: i64 = 40;
 
+/// The first day that is shown; days are counted from 1970 in UTC.
+pub const fn first_shown(today: i64) -> i64 {
+    today - (SHOWN - 1)
+}
+
 /// Numbers of events, as far as they are settled.
 #[derive(Default)]
 pub struct Days(Mutex<HashMap<(i64, &'static str), Counted>>);
@@ -88,7 +93,7 @@ pub async fn keep_counting(app: Data<App>) {
     loop {
         let now = app.clock.now();
         let today = day_of(now);
-        let days = (today - SHOWN + 1..=today).flat_map(|day| KINDS.map(|kind| (day, kind)));
+        let days = (first_shown(today)..=today).flat_map(|day| KINDS.map(|kind| (day, kind)));
         for (day, kind) in days {
             let counted = Arc::clone(&app.days);
             let counted = app

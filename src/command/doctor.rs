@@ -261,7 +261,6 @@ async fn database(config: &Config) -> (Vec<Finding>, Option<Db>) {
             return (found, None);
         }
     }
-    let began = SystemClock.now();
     let asked = url.clone();
     let condition = block(move || upkeep::examine(&asked)).await;
     let condition = match condition.map_err(|error| error.to_string()).flatten() {
@@ -289,9 +288,6 @@ async fn database(config: &Config) -> (Vec<Finding>, Option<Db>) {
             "synchronous_commit is off: a power cut may bring ended logins back; set it to on",
         ));
     }
-    if let Some(theirs) = condition.clock() {
-        found.push(skew("the database", theirs, began));
-    }
     let db = match Db::open_patient(&url, 1) {
         Ok(db) => db,
         Err(error) => {
@@ -299,6 +295,12 @@ async fn database(config: &Config) -> (Vec<Finding>, Option<Db>) {
             return (found, None);
         }
     };
+    let began = SystemClock.now();
+    match db.clock().await {
+        Ok(Some(theirs)) => found.push(skew("the database", theirs, began)),
+        Ok(None) => {}
+        Err(error) => found.push(bad(error)),
+    }
     let compared = block(move || compared(&url).map_err(|error| error.to_string())).await;
     match compared.map_err(|error| error.to_string()).flatten() {
         Ok(Compared { pending, .. }) if !pending.is_empty() => {

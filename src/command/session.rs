@@ -77,11 +77,9 @@ impl Wanted {
 pub async fn run(config: &Config, command: Command) -> Result<(), String> {
     let db = super::migrate::open(config)?;
     let now = SystemClock.now();
+    let idle_since = now - config.clocks.session_idle_timeout;
     match command {
-        Command::List { of: None, wanted } => {
-            let idle_since = now - config.clocks.session_idle_timeout;
-            list_all(&db, &wanted, idle_since, now).await?;
-        }
+        Command::List { of: None, wanted } => list_all(&db, &wanted, idle_since, now).await?,
         Command::List {
             of: Some(of),
             wanted,
@@ -90,7 +88,6 @@ pub async fn run(config: &Config, command: Command) -> Result<(), String> {
                 return show(&login, None, now);
             }
             let user = user::find(&db, &of).await?;
-            let idle_since = now - config.clocks.session_idle_timeout;
             let most = MOST_LISTED as i64;
             let logins =
                 db.read(move |conn| login::usable_of(conn, &user.id, None, most, idle_since, now));

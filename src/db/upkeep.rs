@@ -7,11 +7,10 @@ use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
-use diesel::sql_types::{BigInt, Bool, Nullable, Text};
+use diesel::sql_types::{Bool, Text};
 use diesel::{Connection, QueryableByName, RunQueryDsl, SqliteConnection};
 
 use super::{AnyConnection, Manager};
-use crate::clock::Timestamp;
 use crate::config::DatabaseUrl;
 
 /// What a database says of itself.
@@ -19,22 +18,12 @@ use crate::config::DatabaseUrl;
 pub struct Condition {
     #[diesel(sql_type = Text)]
     pub version: String,
-    /// By the database's own clock in milliseconds, where it is another than ours.
-    #[diesel(sql_type = Nullable<BigInt>)]
-    clock: Option<i64>,
     /// Whether what was committed survives a power cut.
     #[diesel(sql_type = Bool)]
     pub is_durable: bool,
     /// It copies another and takes no changes.
     #[diesel(sql_type = Bool)]
     pub is_replica: bool,
-}
-
-impl Condition {
-    /// By the database's own clock, where it is another than ours.
-    pub fn clock(&self) -> Option<Timestamp> {
-        self.clock.map(Timestamp::from_millis)
-    }
 }
 
 /// Asks a database how it is.
@@ -45,13 +34,12 @@ pub fn examine(url: &DatabaseUrl) -> Result<Condition, String> {
     let mut conn = Manager::patient(url).open().map_err(told)?;
     let condition = match &mut conn {
         AnyConnection::Sqlite(conn) => diesel::sql_query(
-            "SELECT 'SQLite ' || sqlite_version() AS version, NULL AS clock, TRUE AS is_durable, \
+            "SELECT 'SQLite ' || sqlite_version() AS version, TRUE AS is_durable, \
              FALSE AS is_replica",
         )
         .get_result(conn),
         AnyConnection::Postgres(conn) => diesel::sql_query(
             "SELECT 'PostgreSQL ' || current_setting('server_version') AS version, \
-             (extract(epoch FROM clock_timestamp()) * 1000)::bigint AS clock, \
              current_setting('synchronous_commit') <> 'off' AS is_durable, \
              pg_is_in_recovery() AS is_replica",
         )

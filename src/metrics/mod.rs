@@ -105,6 +105,7 @@ impl Default for Queue {
 }
 
 /// What is only known when somebody looks.
+#[derive(Default)]
 pub struct Seen {
     pub hashes_waiting: usize,
     pub revocation_lag: Duration,

@@ -279,13 +279,7 @@ async fn logins_that_time_ended_are_counted_once_with_what_they_lasted() {
             actix_web::rt::spawn(count_ends(node.app.clone()));
         }
         let counted = || {
-            let seen = Seen {
-                hashes_waiting: 0,
-                revocation_lag: Duration::ZERO,
-                ended_logins: 0,
-                sockets: 0,
-                disk_free: None,
-            };
+            let seen = Seen::default();
             let text = |node: &TestApp| node.app.metrics.text(&seen).expect("text");
             ends(&[text(&node), text(&other)])
         };

@@ -156,13 +156,7 @@ fn lost(app: &TestApp) -> Option<f64> {
     let (series, _) = rest.split_once(" unless ").expect("a series");
     let (name, labels) = series.split_once('{').expect("labels");
     let labels: Vec<&str> = labels.trim_end_matches('}').split(',').collect();
-    let seen = Seen {
-        hashes_waiting: 0,
-        revocation_lag: Duration::ZERO,
-        ended_logins: 0,
-        sockets: 0,
-        disk_free: None,
-    };
+    let seen = Seen::default();
     let text = app.app.metrics.text(&seen).expect("text");
     let line = text.lines().find(|line| {
         line.starts_with(&format!("{name}{{")) && labels.iter().all(|label| line.contains(label))
