@@ -25,9 +25,17 @@ fn measured(place: Place) -> Place {
 }
 
 impl Server {
+    /// Where the metrics are: printed a moment after the address by which a server counts as started.
+    async fn metrics_url(&self) -> String {
+        let url = || after(&self.out.text(), "Metrics are at ");
+        until(Duration::from_secs(5), || async { url().is_some() }).await;
+        url().expect("an address")
+    }
+
     pub async fn metrics(&self) -> String {
-        let url = after(&self.out.text(), "Metrics are at ").expect("an address");
-        let answer = reqwest::get(url).await.expect("an answer");
+        let answer = reqwest::get(self.metrics_url().await)
+            .await
+            .expect("an answer");
         assert_eq!(answer.status(), StatusCode::OK);
         answer.text().await.expect("text")
     }
@@ -356,7 +364,7 @@ async fn metrics_are_on_their_own_listener_and_hold_no_secret() {
     for path in ["/metrics", "/metrics/", "//metrics", "/api/metrics"] {
         assert_eq!(server.get(path).await.status(), 404, "{path}");
     }
-    let url = after(&server.out.text(), "Metrics are at ").expect("an address");
+    let url = server.metrics_url().await;
     for path in ["/login", "/api/v1/me", "/healthz"] {
         let other = reqwest::get(url.replace("/metrics", path)).await;
         assert_eq!(other.expect("an answer").status(), 404, "{path}");
@@ -365,7 +373,9 @@ async fn metrics_are_on_their_own_listener_and_hold_no_secret() {
     assert_eq!(posted.expect("an answer").status(), 404);
 
     let off = measured(Place::new()).with("GAPURA_METRICS_BIND", "off");
-    assert!(!off.serve().out.text().contains("Metrics"));
+    let without = off.serve();
+    without.logs("serving").await;
+    assert!(!without.out.text().contains("Metrics"));
     let taken = url
         .trim_start_matches("http://")
         .trim_end_matches("/metrics");
@@ -445,6 +455,7 @@ async fn an_outage_that_nobody_asks_about_is_told_when_it_begins_and_when_it_is_
     .await;
     redis.return_().await;
     server.counts(answers, 1.0).await;
+    server.logs("Redis answers again").await;
     let log = server.err.text();
     for told in ["Redis does not answer", "Redis answers again", "serving"] {
         assert_eq!(log.matches(told).count(), 1, "{told}: {log}");

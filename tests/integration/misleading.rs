@@ -108,6 +108,7 @@ async fn a_proxy_that_says_http_is_told_of_and_may_ask_how_the_node_is() {
         assert_eq!(ask("/api/v1/verify").await, StatusCode::FORBIDDEN);
     }
     assert_eq!(ask("/login").await, StatusCode::PERMANENT_REDIRECT);
+    server.logs(BY_HTTP).await;
     let log = server.err.text();
     assert_eq!(log.matches(BY_HTTP).count(), 1, "{log}");
 }

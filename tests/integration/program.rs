@@ -271,6 +271,14 @@ impl Server {
         request.send().await.expect("an answer")
     }
 
+    /// Waits until its log says so, which may be read later than an answer.
+    pub async fn logs(&self, words: &str) {
+        until(Duration::from_secs(5), || async {
+            self.err.text().contains(words)
+        })
+        .await;
+    }
+
     /// Waits until the process has ended and tells how long that took.
     pub async fn ended(&mut self) -> (Duration, bool) {
         let began = Instant::now();
