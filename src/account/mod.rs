@@ -72,7 +72,7 @@ pub struct User {
 }
 
 /// After so many failures in a row an account can be entered only from where it was entered before.
-const FAILURES_IN_A_ROW: i32 = 100;
+pub const FAILURES_IN_A_ROW: i32 = 100;
 
 impl User {
     /// Whether so many passwords were wrong that the account opens only where it was entered before.

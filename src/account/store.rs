@@ -174,12 +174,14 @@ pub fn set_disabled(conn: &mut AnyConnection, id: &str, at: Option<Timestamp>) -
         .map(drop)
 }
 
-/// Counts a failed login.
-pub fn count_failure(conn: &mut AnyConnection, id: &str) -> QueryResult<()> {
-    diesel::update(users::table.find(id))
+/// Counts a failed login; how many in a row that makes, within the transaction.
+pub fn count_failure(conn: &mut AnyConnection, id: &str) -> QueryResult<i32> {
+    let user = users::table.find(id);
+    diesel::update(user)
         .set(users::failures_in_a_row.eq(users::failures_in_a_row + 1))
-        .execute(conn)
-        .map(drop)
+        .execute(conn)?;
+    let count = user.select(users::failures_in_a_row).first(conn);
+    Ok(count.optional()?.unwrap_or_default())
 }
 
 /// Begins the count of failed logins anew: after a success, or by an administrator.

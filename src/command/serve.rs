@@ -1,5 +1,6 @@
 //! `gapura serve`.
 
+use std::fs::{File, TryLockError};
 use std::io::IsTerminal;
 use std::sync::Arc;
 
@@ -32,6 +33,7 @@ pub async fn run(config: Config) -> Result<(), String> {
             "GAPURA_RATE_LIMITS is off: passwords can be guessed as fast as the machine allows"
         );
     }
+    let _held = hold_directory(&config);
     let mark = Mark::of(&config.data_dir);
     let app = App::start(config, Arc::new(mark.clock())).await?;
     actix_web::rt::spawn(mark.clone().keep(Arc::clone(&app.clock)));
@@ -78,6 +80,21 @@ pub async fn run(config: Config) -> Result<(), String> {
     mark.write(running.app.clock.now());
     tracing::info!("stopped");
     served.map_err(|error| error.to_string())
+}
+
+/// Holds the directory of what is kept on this node for as long as the server lives, and tells where
+/// another does so already: they hear of each other's sessions only after half a second.
+fn hold_directory(config: &Config) -> Option<File> {
+    let path = config.grows_in()?;
+    let directory = File::open(path).ok()?;
+    if let Err(TryLockError::WouldBlock) = directory.try_lock() {
+        tracing::warn!(
+            directory = %path.display(),
+            "another server keeps its data here, too: what one has just done the other may not know yet. Stop one of \
+             them, or give both PostgreSQL and Redis"
+        );
+    }
+    Some(directory)
 }
 
 /// Makes the first administrator if there is nobody yet, and returns their name, and their password

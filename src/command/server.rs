@@ -39,7 +39,7 @@ pub struct Running {
     pub app: Data<App>,
 }
 
-/// Whether SIGTERM and SIGINT stop the server.
+/// Whether SIGTERM, SIGHUP and SIGINT stop the server.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Signals {
     Heed,
@@ -81,6 +81,7 @@ pub fn bind(app: App, signals: Signals) -> Result<Running, String> {
         let listen = |kind| signal(kind).map_err(|error| format!("cannot await signals: {error}"));
         let signals = (
             listen(SignalKind::terminate())?,
+            listen(SignalKind::hangup())?,
             listen(SignalKind::interrupt())?,
         );
         rt::spawn(heed(signals, door, server.handle(), app.clone()));
@@ -95,16 +96,19 @@ pub fn bind(app: App, signals: Signals) -> Result<Running, String> {
     })
 }
 
-/// SIGTERM: says so, lets others notice, then finishes what is in flight. SIGINT, as from a
-/// terminal: ends at once.
+/// SIGTERM, or SIGHUP when a terminal closes: says so, lets others notice, then finishes what is in
+/// flight. SIGINT, as from a terminal: ends at once.
 async fn heed(
-    (mut terminate, mut interrupt): (Signal, Signal),
+    (mut terminate, mut hangup, mut interrupt): (Signal, Signal, Signal),
     door: TcpListener,
     server: ServerHandle,
     app: Data<App>,
 ) {
     let drained = async {
-        terminate.recv().await;
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = hangup.recv() => {}
+        }
         tracing::info!("told to stop: finishing what is in flight");
         app.begin_draining();
         tokio::time::sleep(LINGER).await;

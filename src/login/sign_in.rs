@@ -10,7 +10,7 @@ use tokio::sync::{AcquireError, Semaphore, SemaphorePermit};
 
 use super::Client;
 use crate::account::password::{Verdict, normalise};
-use crate::account::{self, User};
+use crate::account::{self, FAILURES_IN_A_ROW, User};
 use crate::app::App;
 use crate::audit::{self, Event, Kind};
 use crate::error::{AppError, Code};
@@ -217,12 +217,23 @@ async fn record_failure(
     };
     let event = event.seen_from(client).because(cause);
     let recorded = app.db.write(move |conn| {
-        if let Some(id) = &event.user_id {
-            account::count_failure(conn, id)?;
-        }
-        audit::record(conn, &event)
+        let failures = match &event.user_id {
+            Some(id) => account::count_failure(conn, id)?,
+            None => 0,
+        };
+        audit::record(conn, &event)?;
+        Ok(failures)
     });
-    Ok(recorded.await?)
+    if recorded.await? == FAILURES_IN_A_ROW
+        && let Some(user) = user
+    {
+        app.metrics.account_closed();
+        tracing::warn!(
+            user = user.id,
+            "an account is open only to addresses where it was entered before, after {FAILURES_IN_A_ROW} failures in a row"
+        );
+    }
+    Ok(())
 }
 
 /// Whether an account under attack is closed to this address.

@@ -120,6 +120,7 @@ pub struct Metrics {
     registry: Registry,
     logins: Family<Labels<2>, Counter>,
     failures: Family<Labels<1>, Counter>,
+    accounts_closed: Counter,
     rotations: Family<Labels<2>, Counter>,
     refresh_interval: Histogram,
     login_duration: Family<Labels<2>, Histogram>,
@@ -209,6 +210,12 @@ impl Metrics {
                 "login_failures",
                 "Refused passwords, by reason",
                 Family::default(),
+            ),
+            accounts_closed: show(
+                list,
+                "accounts_closed",
+                "Accounts that too many failures in a row closed to new addresses",
+                Counter::default(),
             ),
             rotations: show(
                 list,
@@ -301,6 +308,11 @@ impl Metrics {
     /// A password was refused, and why, which nobody is told.
     pub fn password_refused(&self, reason: &'static str) {
         self.failures.get_or_create(&[("reason", reason)]).inc();
+    }
+
+    /// Failures in a row have closed an account to addresses where it was never entered.
+    pub fn account_closed(&self) {
+        self.accounts_closed.inc();
     }
 
     /// What came of presenting a refresh or remember token.

@@ -227,9 +227,7 @@ async fn find(
     let session = TypedSession(req.get_session());
     match session.loaded() {
         None => Err(Code::SessionMissing.into()),
-        Some(Loaded::Unavailable) => Err(AppError::Unavailable(
-            "the session cannot be looked up".to_owned(),
-        )),
+        Some(Loaded::Unavailable(cause)) => Err(AppError::Unavailable(cause)),
         Some(Loaded::Over {
             login_id,
             last_activity,

@@ -23,7 +23,7 @@ use crate::login::rotation::{self, Purpose};
 use crate::login::{self, Cause, Client, Kind, sign_in};
 use crate::web::input::{self, Check, Form, OptionalJson};
 use crate::web::page::{Page, render, too_many, with_retry_after};
-use crate::web::{Success, origin, see_other, success};
+use crate::web::{Success, answer, origin, see_other, success};
 
 #[derive(Template)]
 #[template(path = "login.html")]
@@ -202,7 +202,7 @@ pub async fn log_in(
                 | Code::RateLimited
                 | Code::Unavailable => {
                     if let Some(cause) = error.cause() {
-                        tracing::warn!(cause, "a login could not be checked");
+                        answer::note_cause(&req, cause);
                     }
                     again(&failure, &error, form)
                 }

@@ -70,7 +70,12 @@ impl Keeper {
         match self.ended.cause(login_id) {
             Ok(None) => {}
             Ok(Some(_)) => return Some(over(None)),
-            Err(_) => return Some((Loaded::Unavailable, None)),
+            Err(error) => {
+                return Some((
+                    Loaded::Unavailable(error.cause().unwrap_or_default().to_owned()),
+                    None,
+                ));
+            }
         }
         let (session, activity) = (self.stored_under(id), activity_key(login_id));
         let found = match self
@@ -79,10 +84,7 @@ impl Keeper {
             .await
         {
             Ok(found) => found,
-            Err(error) => {
-                tracing::warn!(%error, "a session could not be looked up");
-                return Some((Loaded::Unavailable, None));
-            }
+            Err(error) => return Some((Loaded::Unavailable(error.to_string()), None)),
         };
         let [record, activity] = found;
         let last_activity: Option<i64> = activity.and_then(|text| text.parse().ok());

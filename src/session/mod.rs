@@ -128,8 +128,8 @@ pub enum Loaded {
         login_id: String,
         last_activity: Option<i64>,
     },
-    /// The keystore cannot be asked.
-    Unavailable,
+    /// It cannot be known, and why.
+    Unavailable(String),
 }
 
 /// The typed face of actix-session's map: its keys are written here and nowhere else.

@@ -240,12 +240,7 @@ fn told<B: MessageBody + 'static>(
     };
     let req = response.request().clone();
     if let Some(cause) = error.cause() {
-        tracing::error!(
-            request_id = id,
-            route = route(&req),
-            code = error.code().name(),
-            cause
-        );
+        note_cause(&req, cause);
     }
     let mut answer = match Dress::of(req.head()) {
         dress @ (Dress::Problem | Dress::Envelope) => as_json(dress, &error, id),
@@ -418,6 +413,14 @@ pub fn note_login(req: &HttpRequest, id: &str) {
     req.extensions_mut().insert(ServedLogin(id.to_owned()));
 }
 
+/// Why an answer is a 5xx.
+struct Cause(String);
+
+/// Lets the log know why, where the answer does not tell.
+pub fn note_cause(req: &HttpRequest, cause: &str) {
+    req.extensions_mut().insert(Cause(cause.to_owned()));
+}
+
 /// What the log calls the login that a request was served by. A JWT is read once more, from memory,
 /// so that one that is not logged costs nothing.
 fn login_of(req: &HttpRequest, app: &App) -> Option<String> {
@@ -440,13 +443,17 @@ fn log(req: &HttpRequest, app: &App, status: StatusCode, id: &str) {
                 route = route(req),
                 login = login_of(req, app),
                 status = status.as_u16(),
+                cause = req.extensions().get::<Cause>().map(|cause| cause.0.as_str()),
                 "request"
             )
         };
     }
-    match status.is_server_error() {
-        true => tell!(Level::WARN),
-        false => tell!(Level::DEBUG),
+    match status {
+        StatusCode::INTERNAL_SERVER_ERROR => tell!(Level::ERROR),
+        // A probe, every second: the outage behind it is told when it begins.
+        StatusCode::SERVICE_UNAVAILABLE if req.path() == "/readyz" => tell!(Level::DEBUG),
+        _ if status.is_server_error() => tell!(Level::WARN),
+        _ => tell!(Level::DEBUG),
     }
 }
 

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use gapura::account;
+use gapura::metrics::Seen;
 use serde_json::{Value, json};
 
 use crate::actors::{Answer, Browser};
@@ -139,6 +140,8 @@ async fn after_a_hundred_failures_an_account_opens_only_where_it_was_entered_bef
         counted.await.unwrap();
         let wrong = log_in_from(&app, "192.0.2.66", "not the password at all").await;
         assert_eq!(find().await.unwrap().unwrap().failures_in_a_row, 100);
+        let metrics = app.app.metrics.text(&Seen::default()).unwrap();
+        assert!(metrics.contains("gapura_accounts_closed_total 1\n"));
         let right = log_in_from(&app, abroad, TestApp::PASSWORD).await;
         let said = |answer: Answer| {
             let mut problem = answer.expect(401).json();

@@ -453,6 +453,9 @@ async fn an_outage_that_nobody_asks_about_is_told_when_it_begins_and_when_it_is_
         server.metric("gapura_redis_outages_total").await >= 3.0
     })
     .await;
+    assert_eq!(server.get("/readyz").await.status(), 503);
+    assert_eq!(server.sign_in("admin", PASSWORD).await.status(), 503);
+    server.logs("\"status\":503").await;
     redis.return_().await;
     server.counts(answers, 1.0).await;
     server.logs("Redis answers again").await;
@@ -460,4 +463,11 @@ async fn an_outage_that_nobody_asks_about_is_told_when_it_begins_and_when_it_is_
     for told in ["Redis does not answer", "Redis answers again", "serving"] {
         assert_eq!(log.matches(told).count(), 1, "{told}: {log}");
     }
+    // One line for the login that could not be, none for the probe.
+    let causes: Vec<_> = log
+        .lines()
+        .filter(|line| line.contains("\"cause\""))
+        .collect();
+    assert_eq!(causes.len(), 2, "{log}");
+    assert!(causes[1].contains("\"route\":\"/login\""), "{log}");
 }

@@ -34,7 +34,7 @@ async fn generated_password(server: &Server) -> String {
 async fn the_first_start_makes_everything_and_prints_the_password_once() {
     let place = Place::new();
     let began = Instant::now();
-    let first = place.serve();
+    let mut first = place.serve();
     assert_eq!(first.get("/healthz").await.status(), 200);
     assert!(
         began.elapsed() < Duration::from_secs(5),
@@ -47,7 +47,10 @@ async fn the_first_start_makes_everything_and_prints_the_password_once() {
     }
     let password = generated_password(&first).await;
     let (token, _) = first.pair("admin", &password).await;
-    drop(first);
+    // As when its terminal is closed.
+    first.signal("HUP");
+    assert!(first.ended().await.1);
+    first.logs("stopped").await;
 
     let began = Instant::now();
     let second = place.serve();
@@ -369,6 +372,16 @@ async fn nodes_that_start_at_once_make_one_administrator_and_one_set_of_keys() {
             .filter_map(|node| after(&node.out.text(), "Sign in as admin with the password "))
             .collect();
         assert_eq!(passwords.len(), 1, "{backend:?}");
+        // Meant to be several only where nothing is kept on the node.
+        for node in &nodes {
+            node.logs("serving").await;
+        }
+        let is_told = |node: &&Server| node.err.text().contains("another server keeps its data");
+        let told = match backend {
+            Backend::Embedded => 2,
+            Backend::Shared => 0,
+        };
+        assert_eq!(nodes.iter().filter(is_told).count(), told, "{backend:?}");
         assert_eq!(place.run(&["user", "list"]).done().lines().count(), 1);
         let (access, refresh) = nodes[0].pair("admin", &passwords[0]).await;
         // Each announces its own port as issuer unless told; here it is the same text for all.
