@@ -464,10 +464,11 @@ async fn an_outage_that_nobody_asks_about_is_told_when_it_begins_and_when_it_is_
         assert_eq!(log.matches(told).count(), 1, "{told}: {log}");
     }
     // One line for the login that could not be, none for the probe.
-    let causes: Vec<_> = log
-        .lines()
-        .filter(|line| line.contains("\"cause\""))
-        .collect();
-    assert_eq!(causes.len(), 2, "{log}");
-    assert!(causes[1].contains("\"route\":\"/login\""), "{log}");
+    let is_spoiled = |line: &&str| line.contains("\"status\":503");
+    let spoiled: Vec<_> = log.lines().filter(is_spoiled).collect();
+    assert_eq!(spoiled.len(), 1, "{log}");
+    for words in ["\"route\":\"/login\"", "\"cause\":\"the keystore is unavailable"] {
+        assert!(spoiled[0].contains(words), "{log}");
+    }
+    assert_eq!(log.matches("\"cause\"").count(), 2, "{log}");
 }
