@@ -1,6 +1,7 @@
 //! What is measured, as Prometheus reads it from the listener that is for it alone.
 
 use std::collections::BTreeMap;
+use std::process::Command;
 use std::time::Duration;
 
 use futures_util::future::join_all;
@@ -10,12 +11,13 @@ use gapura::metrics::Seen;
 use gapura::metrics::http::count_ends;
 use reqwest::StatusCode;
 use serde_json::json;
+use tempfile::TempDir;
 
 use crate::actors::Browser;
 use crate::faults::redis::Redis;
 use crate::harness::{Backend, TestApp};
 use crate::process::place_on;
-use crate::program::{APP_KEY, PASSWORD, Place, Server, after, pair, until};
+use crate::program::{APP_KEY, PASSWORD, Place, Server, Told, after, pair, until};
 use crate::realtime::Wire;
 
 fn measured(place: Place) -> Place {
@@ -384,14 +386,33 @@ async fn metrics_are_on_their_own_listener_and_hold_no_secret() {
     assert!(sentence.contains("GAPURA_METRICS_BIND"), "{sentence}");
 }
 
-#[actix_web::test]
-async fn the_readme_tells_of_every_metric_and_its_alerts_ask_for_none_that_is_not() {
+/// The table of metrics, and the alerts.
+fn told_in_the_readme() -> (&'static str, &'static str) {
     let readme = include_str!("../../README.md");
     let (_, rest) = readme
         .split_once("### Metrics and alerts")
         .expect("a section");
     let (table, rest) = rest.split_once("```yaml").expect("rules");
     let (rules, _) = rest.split_once("```").expect("their end");
+    (table, rules)
+}
+
+#[test]
+fn alerts_wake_somebody_up_for_what_they_are_for_and_for_nothing_else() {
+    let dir = TempDir::new().expect("a temporary directory");
+    let (_, rules) = told_in_the_readme();
+    let write = |name: &str, text: &str| std::fs::write(dir.path().join(name), text).expect(name);
+    write("rules.yml", rules);
+    write("alerts.yml", include_str!("alerts.yml"));
+    let mut promtool = Command::new("promtool");
+    promtool.args(["test", "rules", "alerts.yml"]);
+    let told = promtool.current_dir(dir.path()).output();
+    Told::of(told.expect("promtool, of Debian's package prometheus")).done();
+}
+
+#[actix_web::test]
+async fn the_readme_tells_of_every_metric_and_its_alerts_ask_for_none_that_is_not() {
+    let (table, rules) = told_in_the_readme();
     let words = |text: &str| {
         let is_part = |c: char| c.is_ascii_alphanumeric() || c == '_';
         let words = text.split(|c| !is_part(c)).map(str::to_owned);
@@ -467,7 +488,10 @@ async fn an_outage_that_nobody_asks_about_is_told_when_it_begins_and_when_it_is_
     let is_spoiled = |line: &&str| line.contains("\"status\":503");
     let spoiled: Vec<_> = log.lines().filter(is_spoiled).collect();
     assert_eq!(spoiled.len(), 1, "{log}");
-    for words in ["\"route\":\"/login\"", "\"cause\":\"the keystore is unavailable"] {
+    for words in [
+        "\"route\":\"/login\"",
+        "\"cause\":\"the keystore is unavailable",
+    ] {
         assert!(spoiled[0].contains(words), "{log}");
     }
     assert_eq!(log.matches("\"cause\"").count(), 2, "{log}");
