@@ -629,6 +629,8 @@ impl Raw {
 
     fn check_combinations(&mut self, config: &Config) {
         let clocks = &config.clocks;
+        let names_the_key = |problem: &String| problem.starts_with("GAPURA_APP_KEY");
+        let has_bad_key = self.problems.iter().any(names_the_key);
         let mut refuse = |wrong: bool, why: &str| {
             if wrong {
                 self.problems.push(why.to_owned());
@@ -680,7 +682,7 @@ impl Raw {
             "GAPURA_REFRESH_GRACE may be 5m at most: within it a stolen token is not noticed",
         );
         let postgres = matches!(config.database, DatabaseUrl::Postgres(_));
-        let no_key = config.app_keys.is_empty();
+        let no_key = config.app_keys.is_empty() && !has_bad_key;
         refuse(
             postgres && no_key,
             "PostgreSQL needs GAPURA_APP_KEY: nodes that share a database share the key (make one with `openssl rand -base64 32`)",

@@ -5,6 +5,12 @@ use std::fmt::Display;
 
 use tokio::time::Instant;
 
+/// Libraries tell some of their errors in several lines, for a terminal.
+pub fn in_one_line(cause: impl Display) -> String {
+    let cause = cause.to_string();
+    cause.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
 /// One of the things asked, and since when it has given no answer.
 pub struct Outage {
     begins: &'static str,
@@ -30,7 +36,7 @@ impl Outage {
         match (outcome, self.since) {
             (Err(_), None) => self.since = Some(Instant::now()),
             (Err(cause), Some(_)) if !self.told => {
-                tracing::warn!(%cause, "{}", self.begins);
+                tracing::warn!(cause = in_one_line(cause), "{}", self.begins);
                 self.told = true;
             }
             (Ok(_), Some(since)) => {

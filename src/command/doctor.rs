@@ -18,6 +18,7 @@ use crate::db::{Compared, Db, compared, upkeep};
 use crate::keys::{self, SigningKey};
 use crate::keystore::RedisStore;
 use crate::metrics::http::disk_free;
+use crate::outage::in_one_line;
 use crate::vault::AppKeys;
 
 /// A signing key should not sign for longer than this.
@@ -75,9 +76,7 @@ impl Report {
                 State::Bad => "FAIL",
             };
             self.faults += usize::from(state == State::Bad);
-            // Libraries tell some of their errors in several lines.
-            let sentence = sentence.split_whitespace().collect::<Vec<_>>().join(" ");
-            say(format_args!("{word:<5} {what}: {sentence}"))?;
+            say(format_args!("{word:<5} {what}: {}", in_one_line(sentence)))?;
         }
         Ok(())
     }
@@ -166,7 +165,7 @@ fn files(config: &Config) -> Vec<Finding> {
         DatabaseUrl::Postgres(_) => None,
     };
     if config.grows_in().is_none() && !config.app_keys.is_empty() {
-        return vec![good("nothing is kept on this node")];
+        return vec![good("nothing secret is kept on this node")];
     }
     if !dir.exists() {
         let sentence =
@@ -404,8 +403,8 @@ fn judge_latest(
         ))
     } else {
         let said = format_args!(
-            "{told}this clock has gone back, or another node's is ahead or was; let NTP set them. Where they are right by now, wait: \
-             this is over by then. Logins that began ahead end as much later: `gapura session list` shows them first, `gapura session revoke` ends them"
+            "{told}this clock has gone back, or another node's is ahead or was; let NTP set them. Where they are right by now, start anew what was \
+             ahead (`this machine's clock was set back` in its log), and wait: this is over by then. Logins that began ahead end as much later: `gapura session list` shows them first, `gapura session revoke` ends them"
         );
         // Whether this clock is right the database's knows, which is told apart.
         match alone {

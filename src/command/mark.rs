@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::clock::{Clock, SteadyClock, Timestamp};
+use crate::outage::Outage;
 
 /// How often it is written: what expired since then, only a crash forgets.
 const WRITE_EVERY: Duration = Duration::from_secs(5);
@@ -39,22 +40,23 @@ impl Mark {
 
     /// The clock to go by.
     pub fn clock(&self) -> SteadyClock {
-        let clock = SteadyClock::resume(self.read());
-        let behind = clock.wall_is_behind();
-        if behind > USUAL {
-            tracing::warn!(
-                file = %self.0.display(),
-                "the clock of this machine is {} s behind what it was before; until it has caught up, time goes on \
-                 from there at half its pace. If what it was before was wrong by far, stop the server and remove the file",
-                behind.as_secs()
-            );
-        }
-        clock
+        SteadyClock::resume(self.read())
     }
 
-    /// Writes down the time for as long as the process lives.
-    pub async fn keep(self, clock: Arc<dyn Clock>) {
+    /// Writes down the time for as long as the process lives, and tells when the wall clock is behind
+    /// what it was, since the last start or before it.
+    pub async fn keep(self, clock: Arc<SteadyClock>) {
+        let mut set_back = Outage::new(
+            "this machine's clock was set back: time goes on from where it was at half its pace. If it was wrong \
+             before and is right now, stop this server, remove `clock` from its data directory if there is one, and start it again",
+            "this machine's clock has caught up",
+        );
         loop {
+            let behind = clock.wall_is_behind();
+            set_back.note(&match behind > USUAL {
+                true => Err(format!("{} s behind", behind.as_secs())),
+                false => Ok(()),
+            });
             self.write(clock.now());
             tokio::time::sleep(WRITE_EVERY).await;
         }

@@ -33,12 +33,13 @@ pub async fn run(config: Config) -> Result<(), String> {
             "GAPURA_RATE_LIMITS is off: passwords can be guessed as fast as the machine allows"
         );
     }
-    let _held = hold_directory(&config);
     let mark = Mark::of(&config.data_dir);
-    let app = App::start(config, Arc::new(mark.clock())).await?;
-    actix_web::rt::spawn(mark.clone().keep(Arc::clone(&app.clock)));
+    let clock = Arc::new(mark.clock());
+    let app = App::start(config, clock.clone()).await?;
+    actix_web::rt::spawn(mark.clone().keep(clock));
     // The port before the administrator: a password made by a start that fails would be lost.
     let running = server::bind(app, server::Signals::Heed)?;
+    let _held = hold_directory(&running.app.config);
     let metrics = running.app.config.metrics_bind;
     let metrics = metrics.map(|address| metrics::http::bind(running.app.clone(), address));
     let metrics = metrics.transpose()?;
@@ -156,6 +157,9 @@ fn start_log(config: &Config) -> Result<(), String> {
         .map_err(|error| format!("GAPURA_LOG: {error}"))?;
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
+        // Who reads the log may go away, and its disk may be full: that would be said to standard error,
+        // too, and end in a panic.
+        .log_internal_errors(false)
         .with_writer(std::io::stderr);
     if std::io::stderr().is_terminal() {
         log.init()

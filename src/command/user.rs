@@ -200,13 +200,14 @@ pub fn end_all_of(
     login::end_all_of(conn, user_id, cause, None, Some(by), now)
 }
 
-/// The person with that username or address.
+/// The person with that username, address or, as the log has it, id.
 pub async fn find(db: &Db, username: &str) -> Result<User, String> {
     let name = username.to_owned();
-    let found = db
-        .read(move |conn| account::by_login_name(conn, &name))
-        .await
-        .map_err(told)?;
+    let found = db.read(move |conn| match account::by_login_name(conn, &name)? {
+        None => account::by_id(conn, &name),
+        found => Ok(found),
+    });
+    let found = found.await.map_err(told)?;
     found.ok_or_else(|| format!("there is nobody called {username}"))
 }
 

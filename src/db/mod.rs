@@ -76,6 +76,16 @@ pub enum DbError {
     Query(diesel::result::Error),
 }
 
+impl DbError {
+    /// What the database or its client said.
+    pub fn cause(self) -> String {
+        match self {
+            Self::Unavailable(cause) => cause,
+            Self::Query(error) => error.to_string(),
+        }
+    }
+}
+
 impl From<diesel::result::Error> for DbError {
     fn from(error: diesel::result::Error) -> Self {
         use diesel::result::Error;

@@ -25,6 +25,7 @@ use super::{input, origin};
 use crate::app::App;
 use crate::error::{AppError, Code};
 use crate::login;
+use crate::outage::in_one_line;
 use crate::session::cookies;
 use crate::session::extract::PASSWORD_PAGE;
 use crate::token::jwt::Reading;
@@ -418,7 +419,7 @@ struct Cause(String);
 
 /// Lets the log know why, where the answer does not tell.
 pub fn note_cause(req: &HttpRequest, cause: &str) {
-    req.extensions_mut().insert(Cause(cause.to_owned()));
+    req.extensions_mut().insert(Cause(in_one_line(cause)));
 }
 
 /// What the log calls the login that a request was served by. A JWT is read once more, from memory,

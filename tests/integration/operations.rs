@@ -53,6 +53,9 @@ async fn logins_are_listed_and_ended_from_the_command_line_while_the_server_runs
             .map(|line| line.split_whitespace().nth(1).expect("a kind"))
             .collect();
         assert_eq!(kinds, ["browser", "api", "api"], "{backend:?}: {list}");
+        let me = server.get_as("/api/v1/me", &first).await;
+        let me: Value = me.json().await.expect("JSON");
+        assert_eq!(listed(me["data"]["id"].as_str().expect("an id")), list);
 
         // One, by its id; the others go on.
         let id = list.lines().nth(2).expect("a third").split(' ').next();

@@ -69,6 +69,19 @@ async fn the_first_start_makes_everything_and_prints_the_password_once() {
 }
 
 #[actix_web::test]
+async fn a_server_whose_log_nobody_can_write_goes_on_and_ends_when_it_is_told() {
+    let place = Place::new()
+        .with("GAPURA_ADMIN_PASSWORD", PASSWORD)
+        .with("GAPURA_LOG", "debug");
+    let mut server = place.serve_unread();
+    let (token, refresh) = server.pair("admin", PASSWORD).await;
+    assert_eq!(server.get_as("/api/v1/me", &token).await.status(), 200);
+    assert_eq!(server.refresh(&refresh).await.status(), 200);
+    server.signal("TERM");
+    assert!(server.ended().await.1);
+}
+
+#[actix_web::test]
 async fn a_start_that_cannot_have_its_port_leaves_the_administrator_to_the_next() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
     let address = taken.local_addr().expect("an address").to_string();

@@ -103,8 +103,20 @@ impl Place {
     /// As `serve`, where it may refuse.
     pub fn try_serve(&self) -> Result<Server, Told> {
         let mut child = self.command(&[]).spawn().expect("it starts");
-        let out = collect(child.stdout.take().expect("a pipe"));
         let err = collect(child.stderr.take().expect("a pipe"));
+        self.started(child, err)
+    }
+
+    /// As `serve`, and nobody is left to read its log.
+    pub fn serve_unread(&self) -> Server {
+        let mut child = self.command(&[]).spawn().expect("it starts");
+        drop(child.stderr.take());
+        self.started(child, Written(Arc::default()))
+            .expect("it serves")
+    }
+
+    fn started(&self, mut child: Child, err: Written) -> Result<Server, Told> {
+        let out = collect(child.stdout.take().expect("a pipe"));
         let deadline = Instant::now() + PATIENCE;
         loop {
             if let Some(url) = after(&out.text(), "Gapura is at ") {

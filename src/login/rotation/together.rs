@@ -79,8 +79,9 @@ async fn work_off(db: Db, rules: Rules, mut waiting: mpsc::UnboundedReceiver<Wai
                 }
             }
             Err(error) => {
+                let cause = error.cause();
                 for reply in replies {
-                    let _ = reply.send(Err(error.to_string()));
+                    let _ = reply.send(Err(cause.clone()));
                 }
             }
         }

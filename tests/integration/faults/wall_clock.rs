@@ -237,6 +237,10 @@ async fn a_node_whose_time_is_not_that_of_the_others_says_so() {
     until(Duration::from_secs(10), || ready(ahead())).await;
     // Set right again it goes on from there, which the others do not; the operator is told what to do.
     set_clock(&place, 0);
+    until(Duration::from_secs(20), || {
+        ready(server.err.text().contains("clock was set back"))
+    })
+    .await;
     let doctor = place.run(&["doctor"]);
     assert!(!doctor.good, "{}", doctor.out);
     for words in ["stop this node, remove data/clock", "start it again"] {
