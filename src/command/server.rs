@@ -39,7 +39,7 @@ pub struct Running {
     pub app: Data<App>,
 }
 
-/// Whether SIGTERM, SIGHUP and SIGINT stop the server.
+/// Whether SIGTERM and SIGINT stop the server.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Signals {
     Heed,
@@ -81,7 +81,6 @@ pub fn bind(app: App, signals: Signals) -> Result<Running, String> {
         let listen = |kind| signal(kind).map_err(|error| format!("cannot await signals: {error}"));
         let signals = (
             listen(SignalKind::terminate())?,
-            listen(SignalKind::hangup())?,
             listen(SignalKind::interrupt())?,
         );
         rt::spawn(heed(signals, door, server.handle(), app.clone()));
@@ -96,19 +95,16 @@ pub fn bind(app: App, signals: Signals) -> Result<Running, String> {
     })
 }
 
-/// SIGTERM, or SIGHUP when a terminal closes: says so, lets others notice, then finishes what is in
-/// flight. SIGINT, as from a terminal: ends at once.
+/// SIGTERM: says so, lets others notice, then finishes what is in flight. SIGINT, as from a
+/// terminal: ends at once.
 async fn heed(
-    (mut terminate, mut hangup, mut interrupt): (Signal, Signal, Signal),
+    (mut terminate, mut interrupt): (Signal, Signal),
     door: TcpListener,
     server: ServerHandle,
     app: Data<App>,
 ) {
     let drained = async {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = hangup.recv() => {}
-        }
+        terminate.recv().await;
         tracing::info!("told to stop: finishing what is in flight");
         app.begin_draining();
         tokio::time::sleep(LINGER).await;

@@ -71,10 +71,8 @@ impl Keeper {
             Ok(None) => {}
             Ok(Some(_)) => return Some(over(None)),
             Err(error) => {
-                return Some((
-                    Loaded::Unavailable(error.cause().unwrap_or_default().to_owned()),
-                    None,
-                ));
+                let cause = error.cause().unwrap_or_default().to_owned();
+                return Some((Loaded::Unavailable(cause), None));
             }
         }
         let (session, activity) = (self.stored_under(id), activity_key(login_id));
