@@ -351,7 +351,7 @@ async fn clean_up(side: &Side) -> Outcome<()> {
     let sweep = std::thread::spawn(move || {
         let began = setup::stopwatch();
         let sweep = async {
-            let db = Db::open(&config.database, 1)?;
+            let db = Db::open_patient(&config.database, 1)?;
             let mut refused = 0;
             loop {
                 // A server that writes without a pause may keep SQLite from another process for longer
