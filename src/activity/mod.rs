@@ -16,11 +16,10 @@ use crate::audit::days::{Days, first_shown};
 use crate::audit::{self, Event, Filter, Group, Kind, words};
 use crate::clock::Timestamp;
 use crate::db::AnyConnection;
+use crate::figures::{DAY, day_of};
 use crate::i18n::Lang;
 use crate::web::chart::{Chart, Column, Series, Shape, Tone};
 use crate::web::page::{Page, When};
-
-const DAY_MILLIS: i64 = 86_400_000;
 
 /// How far back.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -235,7 +234,7 @@ impl Attempts {
         user_id: Option<&str>,
         now: Timestamp,
     ) -> QueryResult<Self> {
-        let today = now.millis().div_euclid(DAY_MILLIS);
+        let today = day_of(now);
         let first = first_shown(today);
         let mut days_of = |kind| {
             let Some(user_id) = user_id else {
@@ -243,7 +242,7 @@ impl Attempts {
             };
             let filter = Filter {
                 kinds: vec![kind],
-                from: Some(Timestamp::from_millis(first * DAY_MILLIS)),
+                from: Some(Timestamp::from_millis(first * DAY)),
                 ..Filter::of_user(user_id)
             };
             let counted = audit::per_day(conn, &filter)?;
@@ -267,7 +266,7 @@ impl Attempts {
     pub fn chart(self, lang: Lang) -> Chart {
         let text = |key: &str| lang.text(key).into_owned();
         let days = first_shown(self.today)..=self.today;
-        let column = |day| Column::of_day(Timestamp::from_millis(day * DAY_MILLIS), lang);
+        let column = |day| Column::of_day(Timestamp::from_millis(day * DAY), lang);
         let series = |name, tone, values| Series {
             name: text(name),
             tone,

@@ -126,7 +126,8 @@ pub async fn exchange(
         }
         Rotation::Reused(login) => {
             let (id, user) = (login::log_name(&login.id), &login.user_id);
-            match login.cause_of_end(now) {
+            let over = login.cause_of_end(now);
+            match over {
                 None => tracing::warn!(
                     login = id,
                     user,
@@ -138,7 +139,7 @@ pub async fn exchange(
                     "a refresh token came back whose login was over"
                 ),
             }
-            app.announce(&login, login.cause_of_end(now).unwrap_or(Cause::Theft));
+            app.announce(&login, over.unwrap_or(Cause::Theft));
             Err(Code::RefreshReused.into())
         }
         Rotation::TooMany(retry_after) => Err(AppError::RateLimited { retry_after }),
