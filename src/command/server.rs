@@ -3,10 +3,14 @@
 use std::net::{SocketAddr, TcpListener};
 use std::time::Duration;
 
-use actix_web::dev::{Server, ServerHandle};
+use actix_http::HttpService;
+use actix_http::error::DispatchError;
+use actix_service::{IntoServiceFactory, ServiceFactoryExt, fn_service, map_config};
+use actix_web::dev::{AppConfig, Server, ServerHandle};
 use actix_web::middleware::from_fn;
+use actix_web::rt::net::TcpStream;
 use actix_web::web::Data;
-use actix_web::{App as Http, HttpServer, rt};
+use actix_web::{App as Http, rt};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::cleanup;
@@ -26,6 +30,13 @@ const LAST_IN: Duration = Duration::from_millis(500);
 /// it one that has gone, or that never reads, would be kept for as long as it likes.
 #[cfg(target_os = "linux")]
 const STALLED: Duration = Duration::from_secs(60);
+/// How long a connection is kept over which nothing is asked: longer than proxies and pools of clients
+/// commonly keep theirs (60 s), as whoever hangs up first must not be the one who is about to be asked.
+const IDLE: Duration = Duration::from_secs(75);
+/// How long the head of a first request may take, from its first byte; then it is answered 408.
+const SLOWEST_HEAD: Duration = Duration::from_secs(5);
+/// How long a client may take to hang up after it was told that the connection ends.
+const SLOWEST_GOODBYE: Duration = Duration::from_secs(1);
 /// How often what has expired is deleted.
 const SWEEP_EVERY: Duration = Duration::from_secs(600);
 
@@ -65,18 +76,37 @@ pub fn bind(app: App, signals: Signals) -> Result<Running, String> {
     let workers = app.config.workers;
     let app = Data::new(app);
     let shared = app.clone();
-    let server = HttpServer::new(move || {
-        Http::new()
+    let server = Server::build()
+        .workers(workers)
+        .shutdown_timeout(DRAIN_SECONDS)
+        .disable_signals();
+    let ending = server.graceful_shutdown_signal();
+    let server = server.listen("gapura", listener, move || {
+        let http = Http::new()
             .app_data(shared.clone())
             .wrap(from_fn(insist))
             .wrap(from_fn(dress))
             .configure(routes(shared.clone()))
-    })
-    .workers(workers)
-    .client_request_timeout(Duration::from_secs(5))
-    .shutdown_timeout(DRAIN_SECONDS)
-    .disable_signals();
-    let server = server.listen(listener).map_err(told)?.run();
+            .into_factory()
+            .map_err(|error| error.error_response());
+        let (ending, ended) = (ending.clone(), ending.clone());
+        let http = HttpService::build()
+            .graceful_shutdown_signal(move || {
+                let ended = ended.clone();
+                async move { ended.notified().await }
+            })
+            .keep_alive(IDLE)
+            .client_request_timeout(SLOWEST_HEAD)
+            .client_disconnect_timeout(SLOWEST_GOODBYE)
+            .local_addr(address)
+            .finish(map_config(http, |()| AppConfig::default()));
+        fn_service(move |connection| {
+            let ending = ending.clone();
+            spoken_to(connection, async move { ending.notified().await })
+        })
+        .and_then(http.tcp())
+    });
+    let server = server.map_err(told)?.run();
     if signals == Signals::Heed {
         let listen = |kind| signal(kind).map_err(|error| format!("cannot await signals: {error}"));
         let signals = (
@@ -93,6 +123,22 @@ pub fn bind(app: App, signals: Signals) -> Result<Running, String> {
         server,
         app,
     })
+}
+
+/// Hands a connection on when something is sent over it. To the framework one that is silent is a slow
+/// request, which it answers 408; but clients and proxies open connections ahead of what they will ask,
+/// and take that answer for the one to their next request.
+async fn spoken_to(
+    connection: TcpStream,
+    ending: impl Future<Output = ()>,
+) -> Result<TcpStream, DispatchError> {
+    tokio::select! {
+        biased;
+        ready = connection.readable() => ready?,
+        () = ending => return Err(DispatchError::SlowRequestTimeout),
+        () = tokio::time::sleep(IDLE) => return Err(DispatchError::SlowRequestTimeout),
+    }
+    Ok(connection)
 }
 
 /// SIGTERM: says so, lets others notice, then finishes what is in flight. SIGINT, as from a

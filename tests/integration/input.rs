@@ -397,6 +397,26 @@ async fn a_request_head_has_a_limit() {
     );
 }
 
+/// Clients and proxies open connections ahead of what they will ask, and take whatever is sent over one
+/// for the answer to their next request.
+#[actix_web::test]
+async fn a_slow_head_is_given_up_but_a_connection_opened_ahead_is_not() {
+    let app = TestApp::start(Backend::Embedded).await;
+    let address = app.url.trim_start_matches("http://");
+    let mut ahead = TcpStream::connect(address).await.expect("a connection");
+    let began = Instant::now();
+    let slow = raw(&app, b"GET /healthz HTTP/1.1\r\nHost: x\r\nX: ").await;
+    assert!(slow.starts_with("HTTP/1.1 408"), "{slow}");
+    let took = began.elapsed();
+    assert!(took < Duration::from_secs(8), "{took:?}");
+    let request = b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    ahead.write_all(request).await.expect("sent");
+    let mut answer = String::new();
+    ahead.read_to_string(&mut answer).await.expect("an answer");
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+}
+
 #[actix_web::test]
 async fn a_body_that_does_not_arrive_is_given_up() {
     let app = TestApp::start(Backend::Embedded).await;
