@@ -2,6 +2,7 @@
 
 mod backup;
 pub mod cleanup;
+mod connection;
 mod doctor;
 mod keys;
 mod mark;

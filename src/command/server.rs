@@ -3,17 +3,16 @@
 use std::net::{SocketAddr, TcpListener};
 use std::time::Duration;
 
-use actix_http::HttpService;
-use actix_http::error::DispatchError;
+use actix_http::{HttpService, KeepAlive};
 use actix_service::{IntoServiceFactory, ServiceFactoryExt, fn_service, map_config};
 use actix_web::dev::{AppConfig, Server, ServerHandle};
 use actix_web::middleware::from_fn;
-use actix_web::rt::net::TcpStream;
 use actix_web::web::Data;
 use actix_web::{App as Http, rt};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::cleanup;
+use super::connection::spoken_to;
 use crate::app::{App, routes};
 use crate::realtime;
 use crate::web::answer::dress;
@@ -30,9 +29,6 @@ const LAST_IN: Duration = Duration::from_millis(500);
 /// it one that has gone, or that never reads, would be kept for as long as it likes.
 #[cfg(target_os = "linux")]
 const STALLED: Duration = Duration::from_secs(60);
-/// How long a connection is kept over which nothing is asked: longer than proxies and pools of clients
-/// commonly keep theirs (60 s), as whoever hangs up first must not be the one who is about to be asked.
-const IDLE: Duration = Duration::from_secs(75);
 /// How long the head of a first request may take, from its first byte; then it is answered 408.
 const SLOWEST_HEAD: Duration = Duration::from_secs(5);
 /// How long a client may take to hang up after it was told that the connection ends.
@@ -95,7 +91,7 @@ pub fn bind(app: App, signals: Signals) -> Result<Running, String> {
                 let ended = ended.clone();
                 async move { ended.notified().await }
             })
-            .keep_alive(IDLE)
+            .keep_alive(KeepAlive::Os)
             .client_request_timeout(SLOWEST_HEAD)
             .client_disconnect_timeout(SLOWEST_GOODBYE)
             .local_addr(address)
@@ -104,7 +100,7 @@ pub fn bind(app: App, signals: Signals) -> Result<Running, String> {
             let ending = ending.clone();
             spoken_to(connection, async move { ending.notified().await })
         })
-        .and_then(http.tcp())
+        .and_then(http)
     });
     let server = server.map_err(told)?.run();
     if signals == Signals::Heed {
@@ -123,22 +119,6 @@ pub fn bind(app: App, signals: Signals) -> Result<Running, String> {
         server,
         app,
     })
-}
-
-/// Hands a connection on when something is sent over it. To the framework one that is silent is a slow
-/// request, which it answers 408; but clients and proxies open connections ahead of what they will ask,
-/// and take that answer for the one to their next request.
-async fn spoken_to(
-    connection: TcpStream,
-    ending: impl Future<Output = ()>,
-) -> Result<TcpStream, DispatchError> {
-    tokio::select! {
-        biased;
-        ready = connection.readable() => ready?,
-        () = ending => return Err(DispatchError::SlowRequestTimeout),
-        () = tokio::time::sleep(IDLE) => return Err(DispatchError::SlowRequestTimeout),
-    }
-    Ok(connection)
 }
 
 /// SIGTERM: says so, lets others notice, then finishes what is in flight. SIGINT, as from a

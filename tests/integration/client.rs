@@ -12,6 +12,7 @@ use tempfile::TempDir;
 use crate::chromium::{Chromium, serve};
 use crate::faults::proxy::{CUT, HANGING, OPEN, Proxy};
 use crate::harness::{Backend, TestApp, npm};
+use crate::readme::block;
 
 const TYPESCRIPT: &str = "typescript@5.9.3";
 const AXIOS: &str = "axios@1.13.2";
@@ -755,11 +756,8 @@ async fn a_page_of_ours_speaks_for_its_session() {
 
 /// The block of the README that begins with this line.
 fn example(fence: &str, first_line: &str) -> String {
-    let readme = include_str!("../../README.md");
-    let start = format!("```{fence}\n{first_line}");
-    let (_, rest) = readme.split_once(&start).expect("the block is there");
-    let (block, _) = rest.split_once("```").expect("its end");
-    format!("{first_line}{block}")
+    let rest = block(&format!("```{fence}\n{first_line}"));
+    format!("{first_line}{rest}\n")
 }
 
 /// Runs a script of the README against this server, beside the module and in a folder that has

@@ -3,21 +3,14 @@
 use std::process::{Command, Output};
 
 use crate::harness::{Backend, TestApp};
-
-/// The block of the README that begins with that comment.
-fn from_readme(first_line: &str) -> &'static str {
-    let readme = include_str!("../../README.md");
-    let (_, rest) = readme.split_once(first_line).expect("the script is there");
-    let (script, _) = rest.split_once("```").expect("it ends");
-    script
-}
+use crate::readme::block;
 
 /// Runs a script, whose server goes on meanwhile.
 async fn run(app: &TestApp, language: [&str; 2], first_line: &str, password: &str) -> Output {
     let dir = tempfile::tempdir().expect("a directory");
     let [program, ending] = language;
     let file = dir.path().join(format!("example.{ending}"));
-    std::fs::write(&file, from_readme(first_line)).expect("written");
+    std::fs::write(&file, block(first_line)).expect("written");
     let mut command = Command::new(program);
     command
         .arg(file)

@@ -12,6 +12,7 @@ use tempfile::TempDir;
 
 use crate::actors::{Answer, Browser};
 use crate::harness::{Backend, TestApp};
+use crate::readme::block;
 use crate::realtime::Wire;
 
 const HOUR: Duration = Duration::from_secs(3600);
@@ -124,13 +125,12 @@ async fn only_a_page_that_a_person_opened_is_activity() {
 
 /// The block of the README that begins with that comment, with other addresses put in.
 pub fn from_readme(first_line: &str, addresses: &[(&str, &str)]) -> String {
-    let readme = include_str!("../../README.md");
-    let (_, rest) = readme.split_once(first_line).expect("the block is there");
-    let (block, _) = rest.split_once("```").expect("it ends");
-    addresses.iter().fold(block.to_owned(), |text, (from, to)| {
-        assert!(text.contains(from), "{from}");
-        text.replace(from, to)
-    })
+    addresses
+        .iter()
+        .fold(block(first_line).to_owned(), |text, (from, to)| {
+            assert!(text.contains(from), "{from}");
+            text.replace(from, to)
+        })
 }
 
 fn free_port() -> u16 {

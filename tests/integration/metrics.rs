@@ -18,6 +18,7 @@ use crate::faults::redis::Redis;
 use crate::harness::{Backend, TestApp};
 use crate::process::place_on;
 use crate::program::{APP_KEY, PASSWORD, Place, Server, Told, after, pair, until};
+use crate::readme::between;
 use crate::realtime::Wire;
 
 fn measured(place: Place) -> Place {
@@ -388,11 +389,8 @@ async fn metrics_are_on_their_own_listener_and_hold_no_secret() {
 
 /// The table of metrics, and the alerts.
 fn told_in_the_readme() -> (&'static str, &'static str) {
-    let readme = include_str!("../../README.md");
-    let (_, rest) = readme
-        .split_once("### Metrics and alerts")
-        .expect("a section");
-    let (table, rest) = rest.split_once("```yaml").expect("rules");
+    let section = between("### Metrics and alerts", "\n### ");
+    let (table, rest) = section.split_once("```yaml").expect("rules");
     let (rules, _) = rest.split_once("```").expect("their end");
     (table, rules)
 }

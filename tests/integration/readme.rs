@@ -9,23 +9,27 @@ use crate::actors::Browser;
 use crate::harness::{Backend, TestApp};
 use crate::program::{APP_KEY, PASSWORD, Place, Told, until};
 
-#[test]
-fn the_readme_lists_every_setting() {
-    let readme = include_str!("../../README.md");
-    let table = readme.split("<!-- settings -->\n").nth(1);
-    let table = table.and_then(|rest| rest.split("<!-- /settings -->").next());
-    assert_eq!(
-        table,
-        Some(settings::reference().as_str()),
-        "run `gapura config --reference`"
-    );
+const README: &str = include_str!("../../README.md");
+
+/// What the README says after the first `from` and before the `to` that follows.
+pub fn between(from: &str, to: &str) -> &'static str {
+    let (_, rest) = README.split_once(from).expect("the README has it");
+    let (text, _) = rest.split_once(to).expect("it ends");
+    text
 }
 
-/// The block of the README that begins with this line.
-fn block(first: &str) -> &'static str {
-    let readme = include_str!("../../README.md");
-    let (_, rest) = readme.split_once(first).expect("the block is there");
-    rest.split("\n```").next().expect("its end")
+/// What follows this in its block of the README.
+pub fn block(from: &str) -> &'static str {
+    between(from, "\n```")
+}
+
+#[test]
+fn the_readme_lists_every_setting() {
+    assert_eq!(
+        between("<!-- settings -->\n", "<!-- /settings -->"),
+        settings::reference(),
+        "run `gapura config --reference`"
+    );
 }
 
 #[test]
@@ -114,8 +118,7 @@ fn what_the_container_file_copies_is_there() {
 /// Whoever exports what an example asks for would stop every command by an unknown setting.
 #[test]
 fn the_readme_names_no_setting_that_there_is_not() {
-    let readme = include_str!("../../README.md");
-    let words = readme.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+    let words = README.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
     for word in words.filter(|word| word.starts_with("GAPURA_")) {
         let is_known = SETTINGS.iter().any(|setting| setting.name == word);
         assert!(is_known || word == "GAPURA_", "{word} is no setting");
@@ -148,10 +151,7 @@ fn what_the_readme_shows_of_people_is_what_the_program_says() {
 
 /// What the alert `GapuraLoggedOutAtOnce` counts, of one node.
 fn lost(app: &TestApp) -> Option<f64> {
-    let readme = include_str!("../../README.md");
-    let (_, rule) = readme
-        .split_once("- alert: GapuraLoggedOutAtOnce")
-        .expect("an alert");
+    let rule = block("- alert: GapuraLoggedOutAtOnce");
     let (_, rest) = rule.split_once("sum((").expect("a sum");
     let (series, _) = rest.split_once(" unless ").expect("a series");
     let (name, labels) = series.split_once('{').expect("labels");

@@ -12,7 +12,7 @@ use diesel::{Connection, PgConnection, SqliteConnection};
 use gapura::clock::{Clock, SystemClock};
 use gapura::command::cleanup;
 use gapura::config::{Config, DatabaseUrl};
-use gapura::db::{Db, DbError};
+use gapura::db::Db;
 use gapura::keys;
 use gapura::login::rotation::{Purpose, TokenId};
 use gapura::vault::AppKeys;
@@ -352,32 +352,24 @@ async fn clean_up(side: &Side) -> Outcome<()> {
         let began = setup::stopwatch();
         let sweep = async {
             let db = Db::open_patient(&config.database, 1)?;
-            let mut refused = 0;
-            loop {
-                // A server that writes without a pause may keep SQLite from another process for longer
-                // than that waits. What was deleted stays deleted.
-                match cleanup::sweep(&db, &config, SystemClock.now()).await {
-                    Err(DbError::Unavailable(_)) if refused < 100 => refused += 1,
-                    swept => return swept.map(|deleted| (deleted, refused)),
-                }
-            }
+            cleanup::sweep(&db, &config, SystemClock.now()).await
         };
         let swept = actix_web::rt::System::new().block_on(sweep);
-        let (deleted, refused) = swept.map_err(|error| error.to_string())?;
-        Ok::<_, String>((deleted, refused, began.elapsed()))
+        let deleted = swept.map_err(|error| error.to_string())?;
+        Ok::<_, String>((deleted, began.elapsed()))
     });
     let mut with = Vec::new();
     while with.is_empty() || !sweep.is_finished() {
         with.push(side.rotate(&side.chains().await?)?);
     }
-    let (deleted, refused, took) = sweep.join().map_err(|_| "the cleanup panicked")??;
+    let (deleted, took) = sweep.join().map_err(|_| "the cleanup panicked")??;
     let each: Vec<String> = with
         .iter()
         .map(|load| format!("{:.0}/s, {}", load.rate, load.p99))
         .collect();
     println!(
-        "\nCleanup of {tenth} logins with their tokens, personal tokens and events each: {:.1} s, the longest step {} ms, \
-         refused {refused} times. Rotations without it: {:.0}/s, p99 {}; while it ran, every {SECONDS} s: {}.",
+        "\nCleanup of {tenth} logins with their tokens, personal tokens and events each: {:.1} s, the longest step {} ms. \
+         Rotations without it: {:.0}/s, p99 {}; while it ran, every {SECONDS} s: {}.",
         took.as_secs_f64(),
         deleted.longest_step.as_millis(),
         without.rate,

@@ -209,10 +209,7 @@ async fn a_node_whose_time_is_not_that_of_the_others_says_so() {
     };
     let place = place.with("GAPURA_METRICS_BIND", "127.0.0.1:0");
     let server = place.serve();
-    let apart = async |part| {
-        let series = format!(r#"gapura_clock_apart_seconds{{part="{part}"}}"#);
-        server.metric(&series).await
-    };
+    let apart = async |part| server.metric(&series(part)).await;
     for part in ["database", "redis"] {
         looked(&server, part).await;
         assert!(apart(part).await < 1.0);
@@ -250,15 +247,18 @@ async fn a_node_whose_time_is_not_that_of_the_others_says_so() {
     std::fs::remove_file(place.path("data/clock")).unwrap();
     let server = place.serve();
     looked(&server, "database").await;
-    let series = r#"gapura_clock_apart_seconds{part="database"}"#;
-    assert!(server.metric(series).await < 1.0);
+    assert!(server.metric(&series("database")).await < 1.0);
+}
+
+/// How far this node's time is from that one, in seconds.
+fn series(part: &str) -> String {
+    format!(r#"gapura_clock_apart_seconds{{part="{part}"}}"#)
 }
 
 /// Waits until the server has compared its clock with that one.
 async fn looked(server: &Server, part: &str) {
-    let series = format!(r#"gapura_clock_apart_seconds{{part="{part}"}}"#);
     until(Duration::from_secs(5), || async {
-        server.metrics().await.contains(&series)
+        server.metrics().await.contains(&series(part))
     })
     .await;
 }
