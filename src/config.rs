@@ -233,6 +233,8 @@ pub struct Config {
     pub log: String,
     /// Name, value in force (secrets hidden) and where it came from.
     pub shown: Vec<(&'static str, String, String)>,
+    /// Variables that may have been meant for settings.
+    pub doubts: Vec<String>,
 }
 
 impl Config {
@@ -333,6 +335,7 @@ struct Raw {
     values: BTreeMap<&'static str, (String, String)>,
     problems: Vec<String>,
     shown: Vec<(&'static str, String, String)>,
+    doubts: Vec<String>,
 }
 
 impl Raw {
@@ -397,6 +400,12 @@ impl Raw {
                     .push(format!("{name} is not a setting{}", nearest(&name)));
             } else if let Some(alias) = OLDER_NAMES.iter().find(|alias| alias.0 == name) {
                 older.push((*alias, value));
+            } else if let Some(meant) = ["DATABASE_URL", "REDIS_URL"]
+                .into_iter()
+                .find(|known| strsim::damerau_levenshtein(known, &name) <= 2)
+            {
+                self.doubts
+                    .push(format!("{name} is not a setting; did you mean {meant}?"));
             }
         }
         for ((name, stands_for, unit), value) in older {
@@ -551,10 +560,12 @@ impl Raw {
             registration_open,
             clocks,
             shown: Vec::new(),
+            doubts: Vec::new(),
         };
         self.check_combinations(&config);
         Config {
             shown: std::mem::take(&mut self.shown),
+            doubts: std::mem::take(&mut self.doubts),
             ..config
         }
     }

@@ -101,7 +101,10 @@ pub async fn watch(app: web::Data<App>) {
         database.note(&app, &theirs, began);
         if let Keystore::Redis(store) = &app.keystore {
             let began = app.clock.now();
-            let theirs = store.clock().await.map(Some);
+            let theirs = match app.keystore.ping().await {
+                Ok(()) => store.clock().await.map(Some),
+                Err(error) => Err(error),
+            };
             redis.note(&app, &theirs, began);
         }
         tokio::time::sleep(LOOK_EVERY).await;
@@ -139,7 +142,15 @@ impl Part {
         if let Ok(Some(theirs)) = theirs {
             let apart = apart(*theirs, began, app.clock.now());
             app.metrics.set_clock_apart(self.name, apart);
-            let told = || format!("{} s from the clock of {}", apart.as_secs(), self.name);
+            let (by, how) = (
+                apart.as_secs(),
+                if *theirs < began {
+                    "ahead of"
+                } else {
+                    "behind"
+                },
+            );
+            let told = || format!("{by} s {how} the clock of {}", self.name);
             self.skew.note(&match apart > WORST_SKEW {
                 true => Err(told()),
                 false => Ok(()),

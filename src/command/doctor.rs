@@ -16,9 +16,10 @@ use crate::clock::{Clock, SystemClock, Timestamp, WORST_SKEW, apart};
 use crate::config::{Config, DatabaseUrl, REDIS_PORT, is_open_to_others, place_of};
 use crate::db::{Compared, Db, compared, upkeep};
 use crate::keys::{self, SigningKey};
-use crate::keystore::RedisStore;
+use crate::keystore::{Keystore, KeystoreUnavailable, RedisStore};
 use crate::metrics::http::disk_free;
 use crate::outage::in_one_line;
+use crate::session::{self, STRANGERS};
 use crate::vault::AppKeys;
 
 /// A signing key should not sign for longer than this.
@@ -94,11 +95,11 @@ pub async fn run(config: &Config) -> Result<(), String> {
     report.add("clock", set_back(&mark, alone, SystemClock.now()))?;
     let (findings, db) = database(config).await;
     report.add("database", findings)?;
-    if let Some(db) = db {
-        report.add("keys", keys(config, &db).await)?;
-        report.add("clock", events(&db, mark.read(), alone).await)?;
+    if let Some(db) = &db {
+        report.add("keys", keys(config, db).await)?;
+        report.add("clock", events(db, mark.read(), alone).await)?;
     }
-    report.add("Redis", redis(config).await)?;
+    report.add("Redis", redis(config, db.as_ref()).await)?;
     match report.faults {
         0 => Ok(()),
         1 => Err("one check failed".to_owned()),
@@ -107,7 +108,7 @@ pub async fn run(config: &Config) -> Result<(), String> {
 }
 
 fn settings(config: &Config) -> Vec<Finding> {
-    let mut found = Vec::new();
+    let mut found: Vec<Finding> = config.doubts.iter().map(doubtful).collect();
     let set = config.shown.iter().filter(|shown| shown.2 != "default");
     found.push(good(format_args!(
         "{} are set, the others are defaults (`gapura config` shows all)",
@@ -168,9 +169,19 @@ fn files(config: &Config) -> Vec<Finding> {
         return vec![good("nothing secret is kept on this node")];
     }
     if !dir.exists() {
-        let sentence =
-            format_args!("{} is not there; the first start makes it", dir.display()).to_string();
-        return vec![doubtful(sentence)];
+        let above = dir.ancestors().skip(1).find(|above| above.exists());
+        let above = above.unwrap_or(Path::new("."));
+        let name = dir.display();
+        return vec![
+            match rustix::fs::access(above, rustix::fs::Access::WRITE_OK) {
+                Ok(()) => doubtful(format_args!(
+                    "{name} is not there; the first start makes it"
+                )),
+                Err(_) => bad(format_args!(
+                    "{name} is not there, and this user may not make it: make it, or look at GAPURA_DATA_DIR"
+                )),
+            },
+        ];
     }
     let mut found = Vec::new();
     let inside = std::fs::read_dir(dir).map(|entries| {
@@ -266,8 +277,10 @@ async fn database(config: &Config) -> (Vec<Finding>, Option<Db>) {
         Ok(condition) => condition,
         Err(error) => {
             found.push(bad(format_args!(
-                "{} cannot be reached: {error}; look whether it runs, and at DATABASE_URL",
-                url.place()
+                "{} cannot be reached: {}; {}",
+                url.place(),
+                error.trim_end(),
+                what_to_do(&error, "look whether it runs, and at DATABASE_URL")
             )));
             return (found, None);
         }
@@ -277,10 +290,11 @@ async fn database(config: &Config) -> (Vec<Finding>, Option<Db>) {
         DatabaseUrl::Sqlite(file) => good(format_args!("{version}, {} is whole", file.display())),
         DatabaseUrl::Postgres(_) => good(format_args!("{version} answers at {}", url.place())),
     });
-    if condition.is_replica {
+    if !condition.takes_changes {
         found.push(bad(
-            "it is a replica, which takes no changes: point DATABASE_URL at the primary",
+            "it takes no changes: a replica, whose primary DATABASE_URL should name, or default_transaction_read_only is on",
         ));
+        return (found, None);
     }
     if !condition.is_durable {
         found.push(doubtful(
@@ -319,17 +333,49 @@ async fn database(config: &Config) -> (Vec<Finding>, Option<Db>) {
             return (found, None);
         }
     }
+    match db.write(upkeep::delete_nothing).await {
+        Ok(()) => found.push(good("every table is there and can be changed")),
+        Err(error) => {
+            let cause = error.cause();
+            let help = what_to_do(&cause, "look into pg_stat_activity for who holds a table");
+            found.push(bad(format_args!("{cause}: {help}")));
+        }
+    }
     (found, Some(db))
+}
+
+/// What helps against an error of a database's, by the words in it.
+fn what_to_do(error: &str, otherwise: &'static str) -> &'static str {
+    const MORE: &str = "raise its max_connections, of which each node takes up to 16";
+    let helps = [
+        ("connection slots", MORE),
+        ("too many clients", MORE),
+        (
+            "authentication failed",
+            "look at user and password in DATABASE_URL",
+        ),
+        ("permission denied", "`GRANT` this user what is missing"),
+        ("relation ", "a table is missing: restore a copy"),
+        ("no such table", "a table is missing: restore a copy"),
+        (
+            "does not exist",
+            "look at user and name in DATABASE_URL, or create what is missing",
+        ),
+    ];
+    let found = helps.iter().find(|(said, _)| error.contains(said));
+    found.map_or(otherwise, |found| found.1)
 }
 
 /// Compares a clock that was read since `began` with ours.
 fn skew(whose: &str, theirs: Timestamp, began: Timestamp) -> Finding {
-    judge_skew(whose, apart(theirs, began, SystemClock.now()))
+    let ahead = theirs < began;
+    judge_skew(whose, ahead, apart(theirs, began, SystemClock.now()))
 }
 
-fn judge_skew(whose: &str, off: Duration) -> Finding {
+fn judge_skew(whose: &str, ahead: bool, off: Duration) -> Finding {
+    let how = if ahead { "ahead of" } else { "behind" };
     let apart = format!(
-        "the clock of {whose} and this one are {:.1} s apart",
+        "this machine's clock is {:.1} s {how} that of {whose}",
         off.as_secs_f64()
     );
     if off > WORST_SKEW {
@@ -465,7 +511,7 @@ fn signing_keys(config: &Config, keys: &[SigningKey], now: Timestamp) -> Vec<Fin
     found
 }
 
-async fn redis(config: &Config) -> Vec<Finding> {
+async fn redis(config: &Config, db: Option<&Db>) -> Vec<Finding> {
     let Some(url) = &config.redis_url else {
         return vec![match config.database {
             DatabaseUrl::Sqlite(_) => good("not used; sessions are kept in the database file"),
@@ -476,11 +522,12 @@ async fn redis(config: &Config) -> Vec<Finding> {
     };
     let place = place_of(url.expose(), REDIS_PORT).unwrap_or_else(|| "REDIS_URL".to_owned());
     let began = SystemClock.now();
-    let examined = match RedisStore::open(url.expose(), 1) {
-        Ok(store) => store.examine().await,
-        Err(error) => Err(error),
+    let examined = async {
+        let store = RedisStore::open(url.expose(), 1)?;
+        let (clock, said) = store.examine().await?;
+        Ok::<_, KeystoreUnavailable>((clock, said, Keystore::Redis(store)))
     };
-    let (clock, said) = match examined {
+    let (clock, said, keystore) = match examined.await {
         Ok(examined) => examined,
         Err(error) => {
             return vec![bad(format_args!(
@@ -495,6 +542,21 @@ async fn redis(config: &Config) -> Vec<Finding> {
     ))];
     found.push(skew("Redis", clock, began));
     found.extend(redis_settings(|name| said.get(name).map(String::as_str)));
+    if let Err(error) = keystore.ping().await {
+        found.push(bad(format_args!(
+            "it takes no changes ({error}), and nobody can sign in: where it is full, raise maxmemory or look what fills it"
+        )));
+        return found;
+    }
+    if let Some(db) = db {
+        let idle_timeout = config.clocks.session_idle_timeout;
+        let asked = session::strangers(db, &keystore, idle_timeout, SystemClock.now());
+        match asked.await {
+            Ok(0) => found.push(good("it knows the sessions that the database knows")),
+            Ok(_) => found.push(bad(STRANGERS)),
+            Err(error) => found.push(bad(error.cause().unwrap_or_default())),
+        }
+    }
     found
 }
 
@@ -507,7 +569,20 @@ fn redis_settings<'a>(said: impl Fn(&str) -> Option<&'a str>) -> Vec<Finding> {
         ));
     }
     let policy = said("maxmemory_policy").unwrap_or("unknown");
-    let is_limited = said("maxmemory").is_some_and(|bytes| bytes != "0");
+    let bytes = |name| {
+        said(name)
+            .and_then(|bytes| bytes.parse::<u64>().ok())
+            .unwrap_or(0)
+    };
+    let (used, most) = (bytes("used_memory"), bytes("maxmemory"));
+    let is_limited = most > 0;
+    if is_limited && used > most / 5 * 4 {
+        found.push(doubtful(format_args!(
+            "{} of {} MB of memory are in use, and when it is full nobody can sign in: raise maxmemory, or look what fills it",
+            used / 1_000_000,
+            most / 1_000_000
+        )));
+    }
     found.push(match (policy, is_limited) {
         ("noeviction", _) => good("it never throws sessions away to make room (noeviction)"),
         (_, true) => bad(format_args!(
@@ -551,7 +626,7 @@ mod tests {
         assert_eq!(space(50_000_000).0, State::Bad);
         for (seconds, state) in [(0, State::Good), (3, State::Doubtful), (6, State::Bad)] {
             let off = Duration::from_secs(seconds);
-            assert_eq!(judge_skew("Redis", off).0, state, "{seconds}");
+            assert_eq!(judge_skew("Redis", true, off).0, state, "{seconds}");
         }
         let now = SystemClock.now();
         let hour = Duration::from_secs(3600);
@@ -586,6 +661,18 @@ mod tests {
             ]),
             [bad, doubtful]
         );
+        let full = [
+            ("used_memory", "81"),
+            ("maxmemory", "100"),
+            ("maxmemory_policy", "noeviction"),
+            ("aof_enabled", "1"),
+        ];
+        let found = redis_settings(|name| {
+            full.iter()
+                .find(|known| known.0 == name)
+                .map(|known| known.1)
+        });
+        assert_eq!(states(&found), [doubtful, good, good]);
         assert_eq!(
             judge(&[("maxmemory", "0"), ("maxmemory_policy", "volatile-ttl")]),
             [doubtful, doubtful]

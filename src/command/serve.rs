@@ -4,6 +4,7 @@ use std::fs::{File, TryLockError};
 use std::io::IsTerminal;
 use std::sync::Arc;
 
+use actix_web::web::Data;
 use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use tracing_subscriber::EnvFilter;
@@ -14,10 +15,12 @@ use crate::account::password::{self, normalise};
 use crate::account::{self, Role, User};
 use crate::app::App;
 use crate::audit::days;
-use crate::config::Config;
+use crate::config::{Config, DatabaseUrl};
 use crate::health;
 use crate::i18n::Lang;
+use crate::keystore::Keystore;
 use crate::metrics;
+use crate::session::{self, STRANGERS};
 use crate::vault::random;
 
 /// Migrates if needed and serves until told to stop.
@@ -31,6 +34,15 @@ pub async fn run(config: Config) -> Result<(), String> {
     if !config.rate_limits {
         tracing::warn!(
             "GAPURA_RATE_LIMITS is off: passwords can be guessed as fast as the machine allows"
+        );
+    }
+    for doubt in &config.doubts {
+        tracing::warn!("{doubt}");
+    }
+    if config.redis_url.is_none() && matches!(config.database, DatabaseUrl::Postgres(_)) {
+        tracing::warn!(
+            "REDIS_URL is not set, so sessions are kept on this node alone: where there is another, each ends what the \
+             other has begun"
         );
     }
     let mark = Mark::of(&config.data_dir);
@@ -66,6 +78,7 @@ pub async fn run(config: Config) -> Result<(), String> {
         "serving"
     );
     actix_web::rt::spawn(health::watch(running.app.clone()));
+    actix_web::rt::spawn(look_for_sessions(running.app.clone()));
     actix_web::rt::spawn(days::keep_counting(running.app.clone()));
     let served = running.server.await;
     if let Err(error) = running.app.keystore.flush().await {
@@ -96,6 +109,20 @@ fn hold_directory(config: &Config) -> Option<File> {
         );
     }
     Some(directory)
+}
+
+/// Tells where this node would take everybody for logged out.
+async fn look_for_sessions(app: Data<App>) {
+    if let Keystore::Embedded(_) = app.keystore {
+        return;
+    }
+    let idle_timeout = app.config.clocks.session_idle_timeout;
+    let now = app.clock.now();
+    match session::strangers(&app.db, &app.keystore, idle_timeout, now).await {
+        Ok(0) => {}
+        Ok(unknown) => tracing::error!(unknown, "{STRANGERS}"),
+        Err(error) => tracing::debug!(cause = error.cause(), "sessions could not be looked for"),
+    }
 }
 
 /// Makes the first administrator if there is nobody yet, and returns their name, and their password
@@ -152,8 +179,11 @@ async fn first_admin(app: &App) -> Result<Option<(String, Option<String>)>, Stri
     }
 }
 
+/// What libraries are heard of: not what they say of nonsense that anybody may send.
+const LIBRARIES: &str = "actix_server=warn,actix_http=off,actix_session=off";
+
 fn start_log(config: &Config) -> Result<(), String> {
-    let filter = EnvFilter::try_new(format!("actix_server=warn,{}", config.log))
+    let filter = EnvFilter::try_new(format!("{LIBRARIES},{}", config.log))
         .map_err(|error| format!("GAPURA_LOG: {error}"))?;
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)

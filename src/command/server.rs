@@ -14,6 +14,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use super::cleanup;
 use super::connection::spoken_to;
 use crate::app::{App, routes};
+use crate::outage::in_one_line;
 use crate::realtime;
 use crate::web::answer::dress;
 use crate::web::https::insist;
@@ -182,12 +183,15 @@ async fn sweep(app: Data<App>) {
         let now = app.clock.now();
         if let Err(error) = cleanup::end_overdue(&app, now).await {
             tracing::warn!(
-                cause = error.cause(),
+                cause = error.cause().map(in_one_line),
                 "logins that are over could not be ended"
             );
         }
         if let Err(error) = cleanup::sweep(&app.db, &app.config, now).await {
-            tracing::warn!(%error, "what has expired could not be deleted");
+            tracing::warn!(
+                cause = in_one_line(error),
+                "what has expired could not be deleted"
+            );
         }
     }
 }

@@ -29,7 +29,7 @@ const STEP: i64 = 100;
 pub enum Command {
     /// Lists the logins that can still be used, the latest begun first, or shows one
     List {
-        /// A username, an address or the id of a login; everybody's where it is not given
+        /// A username, an email address or the id of a login; everybody's where it is not given
         of: Option<String>,
         #[command(flatten)]
         wanted: Wanted,
@@ -111,7 +111,7 @@ pub async fn run(config: &Config, command: Command) -> Result<(), String> {
                     "These are among the latest {MOST_LISTED}; there may be more."
                 ))?;
             } else if more > 0 {
-                say(format_args!("There are {more} more."))?;
+                say(format_args!("{}.", there_are(more)))?;
             }
         }
         Command::Revoke { of: None, .. } => {
@@ -187,10 +187,18 @@ async fn list_all(
     }
     if more > 0 {
         say(format_args!(
-            "There are {more} more: --limit shows more of them, --since and --active-since fewer."
+            "{}: --limit shows more of them, --since and --active-since fewer.",
+            there_are(more)
         ))?;
     }
     Ok(())
+}
+
+fn there_are(more: usize) -> String {
+    match more {
+        1 => "There is 1 more".to_owned(),
+        _ => format!("There are {more} more"),
+    }
 }
 
 /// Prints a login, and whose it is where that is not clear.

@@ -244,7 +244,13 @@ fn ask_password() -> Result<Secret<String>, String> {
         .take(4096)
         .read_to_string(&mut text)
         .map_err(told)?;
-    Ok(normalise(text.trim_end_matches(['\r', '\n'])))
+    let password = text.trim_end_matches(['\r', '\n']);
+    if password.contains(char::is_control) {
+        return Err(
+            "the password must be one line, without characters that cannot be typed".to_owned(),
+        );
+    }
+    Ok(normalise(password))
 }
 
 fn told(error: DbError) -> String {

@@ -238,29 +238,44 @@ impl Db {
         limit.map_err(|_| DbError::Unavailable("no answer within the time limit".into()))
     }
 
-    /// What time it is by the database's own clock, where it is another than ours: a sign of life, too.
+    /// What time it is by the database's own clock, where it is another than ours.
+    ///
+    /// # Errors
+    /// When there is no sign of life, or it takes no changes, as after a failover.
     pub async fn clock(&self) -> Result<Option<Timestamp>, DbError> {
         #[derive(diesel::QueryableByName)]
         struct Row {
             #[diesel(sql_type = diesel::sql_types::BigInt)]
             clock: i64,
+            #[diesel(sql_type = diesel::sql_types::Bool)]
+            takes_changes: bool,
         }
-        self.read(|conn| match conn {
+        let asked = self.read(|conn| match conn {
             AnyConnection::Sqlite(conn) => conn.batch_execute("SELECT 1").map(|()| None),
             AnyConnection::Postgres(conn) => diesel::RunQueryDsl::get_result::<Row>(
                 diesel::sql_query(
-                    "SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint AS clock",
+                    "SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint AS clock, \
+                     current_setting('transaction_read_only') = 'off' AS takes_changes",
                 ),
                 conn,
             )
-            .map(|row| Some(Timestamp::from_millis(row.clock))),
-        })
-        .await
+            .map(Some),
+        });
+        match asked.await? {
+            Some(Row {
+                takes_changes: false,
+                ..
+            }) => Err(DbError::Unavailable("it takes no changes".to_owned())),
+            row => Ok(row.map(|row| Timestamp::from_millis(row.clock))),
+        }
     }
 
     /// Asks the database for a sign of life.
+    ///
+    /// # Errors
+    /// As [`Self::clock`].
     pub async fn ping(&self) -> Result<(), DbError> {
-        self.read(|conn| conn.batch_execute("SELECT 1")).await
+        self.clock().await.map(drop)
     }
 
     /// The file of an SQLite database has been changed by another process since the last call.

@@ -1,4 +1,4 @@
-//! The tables, as both databases have them (`migrations/`). Named only in `store.rs` files.
+//! The tables, as both databases have them (`migrations/`), and `keystore`, which only SQLite has. Named only in `store.rs` files.
 
 diesel::table! {
     users (id) {
@@ -82,3 +82,16 @@ diesel::allow_tables_to_appear_in_same_query!(
     personal_tokens,
     audit_events
 );
+
+/// The names of those that both databases have.
+pub const TABLES: [&str; 9] = [
+    "users",
+    "logins",
+    "rotating_tokens",
+    "revocations",
+    "uncounted_ends",
+    "keys",
+    "audit_events",
+    "daily_figures",
+    "personal_tokens",
+];

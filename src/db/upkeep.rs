@@ -7,9 +7,11 @@ use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
+use diesel::connection::SimpleConnection;
 use diesel::sql_types::{Bool, Text};
-use diesel::{Connection, QueryableByName, RunQueryDsl, SqliteConnection};
+use diesel::{Connection, QueryResult, QueryableByName, RunQueryDsl, SqliteConnection};
 
+use super::schema::TABLES;
 use super::{AnyConnection, Manager};
 use crate::config::DatabaseUrl;
 
@@ -21,9 +23,8 @@ pub struct Condition {
     /// Whether what was committed survives a power cut.
     #[diesel(sql_type = Bool)]
     pub is_durable: bool,
-    /// It copies another and takes no changes.
     #[diesel(sql_type = Bool)]
-    pub is_replica: bool,
+    pub takes_changes: bool,
 }
 
 /// Asks a database how it is.
@@ -35,17 +36,29 @@ pub fn examine(url: &DatabaseUrl) -> Result<Condition, String> {
     let condition = match &mut conn {
         AnyConnection::Sqlite(conn) => diesel::sql_query(
             "SELECT 'SQLite ' || sqlite_version() AS version, TRUE AS is_durable, \
-             FALSE AS is_replica",
+             TRUE AS takes_changes",
         )
         .get_result(conn),
         AnyConnection::Postgres(conn) => diesel::sql_query(
             "SELECT 'PostgreSQL ' || current_setting('server_version') AS version, \
              current_setting('synchronous_commit') <> 'off' AS is_durable, \
-             pg_is_in_recovery() AS is_replica",
+             current_setting('transaction_read_only') = 'off' AS takes_changes",
         )
         .get_result(conn),
     };
     condition.map_err(told)
+}
+
+/// Deletes nothing from each table, to see that all are there and that this user may.
+///
+/// # Errors
+/// Of the first that is not, or where they may not.
+pub fn delete_nothing(conn: &mut AnyConnection) -> QueryResult<()> {
+    let only_here = matches!(conn, AnyConnection::Sqlite(_)).then_some("keystore");
+    TABLES
+        .into_iter()
+        .chain(only_here)
+        .try_for_each(|table| conn.batch_execute(&format!("DELETE FROM {table} WHERE 1 = 0")))
 }
 
 /// What SQLite finds wrong with a file, a few findings at the most; nothing for one that is whole.

@@ -29,6 +29,8 @@ use super::{Count, KeystoreUnavailable, milliseconds, number};
 use crate::clock::Timestamp;
 use crate::metrics::Timing;
 
+/// How long a sign of life is kept there.
+const ALIVE_FOR: Duration = Duration::from_secs(60);
 /// How long a call may take in all.
 const TIME_LIMIT: Duration = Duration::from_millis(500);
 /// How long one attempt to connect may take.
@@ -239,7 +241,8 @@ impl RedisStore {
     }
 
     pub(super) async fn ping(&self) -> Result<(), KeystoreUnavailable> {
-        self.send(&::redis::cmd("PING")).await?;
+        let mut set = command("SET", ["gapura:alive", "", "PX"]);
+        self.send(set.arg(milliseconds(ALIVE_FOR))).await?;
         Ok(())
     }
 

@@ -14,8 +14,8 @@ use diesel::prelude::*;
 
 pub use self::store::{
     announce, by_id, count_living, delete_old, delete_old_ends, delete_uncounted, end_all_of,
-    living_after, living_of, mark_activity, overdue, set_auth_time, take, tokens_until, uncounted,
-    usable_before, usable_of,
+    latest_browsers, living_after, living_of, mark_activity, overdue, set_auth_time, take,
+    tokens_until, uncounted, usable_before, usable_of,
 };
 use crate::account::{self, User};
 use crate::audit::{self, Actor, Event, Kind as EventKind};

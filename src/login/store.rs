@@ -125,6 +125,24 @@ pub fn count_living(conn: &mut AnyConnection, now: Timestamp) -> QueryResult<Vec
         .load(conn)
 }
 
+/// The ids of the browser logins that have not ended and began between `since` and `until`, the latest
+/// first.
+pub fn latest_browsers(
+    conn: &mut AnyConnection,
+    (since, until): (Timestamp, Timestamp),
+    most: i64,
+) -> QueryResult<Vec<String>> {
+    logins::table
+        .filter(logins::kind.eq(Kind::Browser.name()))
+        .filter(logins::ended_at.is_null())
+        .filter(logins::expires_at.gt(until))
+        .filter(logins::started_at.between(since, until))
+        .order(logins::expires_at.desc())
+        .limit(most)
+        .select(logins::id)
+        .load(conn)
+}
+
 /// As [`living_of`], of everybody, in order of their ids: those after `after`.
 pub fn living_after(
     conn: &mut AnyConnection,

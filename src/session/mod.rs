@@ -21,7 +21,9 @@ use std::time::Duration;
 use crate::account::User;
 use crate::app::App;
 use crate::clock::Timestamp;
+use crate::db::Db;
 use crate::error::{AppError, Reason};
+use crate::keystore::Keystore;
 use crate::login::rotation::{self, Purpose};
 use crate::login::{self, Cause, Login};
 use crate::vault::random;
@@ -135,6 +137,13 @@ pub enum Loaded {
 /// The typed face of actix-session's map: its keys are written here and nowhere else.
 pub struct TypedSession(pub Session);
 
+/// How many logins are looked for where a keystore may be the wrong one, and how old they are at least.
+const LATEST: i64 = 20;
+const SETTLED: Duration = Duration::from_secs(10);
+/// What it means if none of them is there.
+pub const STRANGERS: &str = "this Redis knows none of the browser logins that began last: it was emptied, or REDIS_URL is not \
+     that of the other nodes, and then this node logs out whoever comes to it";
+
 const RECORD: &str = "record";
 const LOADED: &str = "loaded";
 
@@ -193,6 +202,29 @@ pub fn idle_end(last_activity: Timestamp, idle_timeout: Duration) -> Timestamp {
 pub fn activity_after_ping(known: Timestamp, idle_seconds: u64, now: Timestamp) -> Timestamp {
     let claimed = now - Duration::from_secs(idle_seconds);
     claimed.max(known).min(now.max(known))
+}
+
+/// How many of the browser logins that began last this keystore does not know, where it knows none of
+/// them: it was emptied, or is not the one that the other nodes use.
+///
+/// # Errors
+/// When database or keystore cannot be asked.
+pub async fn strangers(
+    db: &Db,
+    keystore: &Keystore,
+    idle_timeout: Duration,
+    now: Timestamp,
+) -> Result<usize, AppError> {
+    // One that began this moment may not be there yet; whoever was away for longer has no key.
+    let began = (now - idle_timeout, now - SETTLED);
+    let latest = db.read(move |conn| login::latest_browsers(conn, began, LATEST));
+    let latest = latest.await?;
+    for id in &latest {
+        if let [Some(_)] = keystore.get([activity_key(id).as_str()]).await? {
+            return Ok(0);
+        }
+    }
+    Ok(latest.len())
 }
 
 /// Why a session is over.

@@ -8,7 +8,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
-use jsonwebtoken::errors::Error;
+use jsonwebtoken::errors::{Error, ErrorKind};
 use jsonwebtoken::jwk::{Jwk, JwkSet, PublicKeyUse};
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
 use quick_cache::sync::Cache;
@@ -38,6 +38,8 @@ const KNOWS_FOR: Duration = Duration::from_secs(60);
 /// How long others may keep a copy of the public keys. A key is published longer than that before it
 /// signs.
 pub const PUBLIC_FOR: Duration = Duration::from_secs(120);
+/// How often the log is told of tokens that are meant for others.
+const TOLD_EVERY: Duration = Duration::from_secs(600);
 /// Longer than any token of ours; what is longer is not looked at.
 const LONGEST: usize = 4096;
 
@@ -146,6 +148,8 @@ struct Ring {
 /// Why a token is not genuine.
 enum Fault {
     UnknownKey,
+    /// One of our keys has signed it, but for somebody else.
+    Misdirected,
     Other,
 }
 
@@ -164,7 +168,11 @@ impl Ring {
         let key = keys.find(|key| key.source.entry.id == kid);
         let key = key.ok_or(Fault::UnknownKey)?;
         let read = jsonwebtoken::decode::<Claims>(token, &key.decoding, &key.validation);
-        let claims = Arc::new(read.map_err(|_| Fault::Other)?.claims);
+        let claims = read.map_err(|error| match error.kind() {
+            ErrorKind::InvalidIssuer | ErrorKind::InvalidAudience => Fault::Misdirected,
+            _ => Fault::Other,
+        });
+        let claims = Arc::new(claims?.claims);
         self.genuine.insert(token.to_owned(), Arc::clone(&claims));
         Ok(claims)
     }
@@ -175,6 +183,8 @@ pub struct Jwt {
     ring: ArcSwap<Ring>,
     /// When the keys were last read, in milliseconds since 1970.
     read_at: AtomicI64,
+    /// When it was last told that a token was meant for somebody else, likewise.
+    told_misdirected: AtomicI64,
     validation: Validation,
     issuer: String,
     audience: String,
@@ -201,6 +211,7 @@ impl Jwt {
         Ok(Self {
             ring: ArcSwap::from_pointee(ring),
             read_at: AtomicI64::new(now.millis()),
+            told_misdirected: AtomicI64::new(0),
             validation,
             issuer,
             audience,
@@ -274,6 +285,10 @@ impl Jwt {
         let claims = match self.ring.load().verify(token) {
             Ok(claims) => claims,
             Err(Fault::UnknownKey) if self.is_cut_off(now) => return Reading::Unsure,
+            Err(Fault::Misdirected) => {
+                self.tell_misdirected(now);
+                return Reading::Invalid;
+            }
             Err(_) => return Reading::Invalid,
         };
         let soon = now.seconds() + LEEWAY_SECONDS;
@@ -283,6 +298,20 @@ impl Jwt {
             Reading::Expired(claims)
         } else {
             Reading::Good(claims)
+        }
+    }
+
+    /// Tells that nodes may not agree on who they are, now and then.
+    fn tell_misdirected(&self, now: Timestamp) {
+        let told = Timestamp::from_millis(self.told_misdirected.load(Ordering::Relaxed));
+        if now.since(told) > TOLD_EVERY {
+            self.told_misdirected.store(now.millis(), Ordering::Relaxed);
+            tracing::warn!(
+                issuer = self.issuer,
+                audience = self.audience,
+                "a token that a key of ours has signed names another issuer or audience than this node's: nodes whose \
+                 GAPURA_PUBLIC_URL or GAPURA_JWT_AUDIENCE differ refuse each other's tokens"
+            );
         }
     }
 

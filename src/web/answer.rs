@@ -172,7 +172,8 @@ pub async fn dress<B: MessageBody + 'static>(
         match next.call(req).await {
             Ok(response) => told(response, &id),
             Err(error) => {
-                let cause = error.to_string();
+                // What it says to people leaves out what lies below.
+                let cause = in_one_line(format!("{error:?}"));
                 tracing::warn!(request_id = id, %method, cause, "the session could not be kept");
                 app.metrics.answered(StatusCode::SERVICE_UNAVAILABLE);
                 return Err(without_request(&error, dress, page, &app, &id));

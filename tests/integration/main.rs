@@ -28,6 +28,7 @@ mod keys;
 mod keystore;
 mod limits;
 mod metrics;
+mod misconfigured;
 mod misleading;
 mod openapi;
 mod operations;

@@ -104,7 +104,7 @@ async fn logins_are_listed_and_ended_from_the_command_line_while_the_server_runs
 }
 
 /// What the doctor said, and whether all was well.
-fn doctor(place: &Place) -> (bool, String) {
+pub fn doctor(place: &Place) -> (bool, String) {
     let told = place.run(&["doctor"]);
     if !told.good {
         assert!(told.err.contains("failed"), "{told:?}");
@@ -124,7 +124,7 @@ fn doctor(place: &Place) -> (bool, String) {
 }
 
 /// Asserts that the doctor finds just one fault, and says `words` of it.
-fn finds(place: &Place, words: &[&str]) {
+pub fn finds(place: &Place, words: &[&str]) {
     let (good, out) = doctor(place);
     let bad: Vec<_> = out
         .lines()
@@ -137,7 +137,7 @@ fn finds(place: &Place, words: &[&str]) {
 }
 
 /// Asserts that the doctor finds no fault, but warns with `words`.
-fn warns(place: &Place, words: &str) {
+pub fn warns(place: &Place, words: &str) {
     let (good, out) = doctor(place);
     let warned = out
         .lines()
@@ -145,7 +145,7 @@ fn warns(place: &Place, words: &str) {
     assert!(good && warned, "{words}: {out}");
 }
 
-fn executed(place: &Place, statement: &str) {
+pub fn executed(place: &Place, statement: &str) {
     let known = place
         .settings
         .iter()
@@ -168,7 +168,7 @@ fn chmod(path: &Path, mode: u32) {
 }
 
 /// A place where a server has been, with nothing to find fault with.
-fn settled(backend: Backend) -> Place {
+pub fn settled(backend: Backend) -> Place {
     let place = place_on(backend)
         .with("GAPURA_ADMIN_PASSWORD", PASSWORD)
         .with("GAPURA_APP_KEY", APP_KEY)
@@ -407,7 +407,7 @@ async fn the_doctor_finds_what_is_wrong_with_servers_and_settings() {
     );
     finds(
         &place,
-        &["the clock of the database", "s apart", "let NTP set both"],
+        &["3600.0 s behind that of the database", "let NTP set both"],
     );
     let away = place.with(
         "DATABASE_URL",
@@ -684,7 +684,7 @@ async fn everybodys_logins_are_listed_by_when_they_began_and_when_they_were_in_u
         assert_eq!(list(&["admin"]).lines().count(), 2);
         assert_eq!(list(&["admin", "--since", "1h"]).lines().count(), 1);
         let one = list(&["admin", "--limit", "1"]);
-        assert!(one.ends_with("There are 1 more.\n"), "{one}");
+        assert!(one.ends_with("There is 1 more.\n"), "{one}");
         for wrong in ["1", "soon", "-1h"] {
             assert!(!place.run(&["session", "list", "--since", wrong]).good);
         }

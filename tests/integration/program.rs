@@ -285,10 +285,13 @@ impl Server {
 
     /// Waits until its log says so, which may be read later than an answer.
     pub async fn logs(&self, words: &str) {
-        until(Duration::from_secs(5), || async {
-            self.err.text().contains(words)
-        })
-        .await;
+        let said = async {
+            while !self.err.text().contains(words) {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        let in_time = tokio::time::timeout(Duration::from_secs(5), said).await;
+        assert!(in_time.is_ok(), "{words}: {}", self.err.text());
     }
 
     /// Waits until the process has ended and tells how long that took.
