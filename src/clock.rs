@@ -129,6 +129,11 @@ pub fn apart(theirs: Timestamp, began: Timestamp, now: Timestamp) -> Duration {
     theirs.until(began).max(now.until(theirs))
 }
 
+/// On which side of another's clock ours is, where they are [`apart`].
+pub fn side(theirs: Timestamp, began: Timestamp) -> &'static str {
+    if theirs < began { "ahead of" } else { "behind" }
+}
+
 /// Tells the time.
 pub trait Clock: Send + Sync + 'static {
     /// The moment it is.

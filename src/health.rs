@@ -11,7 +11,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::app::App;
-use crate::clock::{Timestamp, WORST_SKEW, apart};
+use crate::clock::{Timestamp, WORST_SKEW, apart, side};
 use crate::keystore::Keystore;
 use crate::openapi::{Operation, Output};
 use crate::outage::Outage;
@@ -142,15 +142,8 @@ impl Part {
         if let Ok(Some(theirs)) = theirs {
             let apart = apart(*theirs, began, app.clock.now());
             app.metrics.set_clock_apart(self.name, apart);
-            let (by, how) = (
-                apart.as_secs(),
-                if *theirs < began {
-                    "ahead of"
-                } else {
-                    "behind"
-                },
-            );
-            let told = || format!("{by} s {how} the clock of {}", self.name);
+            let (by, side) = (apart.as_secs(), side(*theirs, began));
+            let told = || format!("{by} s {side} the clock of {}", self.name);
             self.skew.note(&match apart > WORST_SKEW {
                 true => Err(told()),
                 false => Ok(()),

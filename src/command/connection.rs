@@ -27,6 +27,7 @@ pub async fn spoken_to(
     stream: TcpStream,
     ending: impl Future<Output = ()>,
 ) -> Result<(Connection, Protocol, Option<SocketAddr>), DispatchError> {
+    // Only said to be readable may also be one that was just accepted.
     let mut first = [0];
     tokio::select! {
         biased;
@@ -116,6 +117,14 @@ mod tests {
         (client.expect("a client"), accepted.expect("a server").0)
     }
 
+    /// As [`opened`], with half a request sent, which was taken on.
+    async fn half_asked() -> (TcpStream, Connection) {
+        let (mut client, stream) = opened().await;
+        client.write_all(b"GET / HT").await.expect("sent");
+        let taken = spoken_to(stream, pending()).await;
+        (client, taken.expect("a connection").0)
+    }
+
     /// Sends so much that no answer can come of it until nobody listens any more; for how long
     /// that was.
     async fn dribble(client: &mut TcpStream, connection: &mut Connection) -> Duration {
@@ -138,20 +147,14 @@ mod tests {
 
     #[actix_web::test]
     async fn half_a_request_holds_a_connection_no_longer_than_none() {
-        let (mut client, stream) = opened().await;
-        client.write_all(b"GET / HT").await.expect("sent");
-        let taken = spoken_to(stream, pending()).await;
-        let mut connection = taken.expect("a connection").0;
+        let (mut client, mut connection) = half_asked().await;
         let held = dribble(&mut client, &mut connection).await;
         assert!(held.abs_diff(IDLE) < Duration::from_secs(1), "{held:?}");
     }
 
     #[actix_web::test]
     async fn an_answer_keeps_a_connection() {
-        let (mut client, stream) = opened().await;
-        client.write_all(b"GET / HT").await.expect("sent");
-        let taken = spoken_to(stream, pending()).await;
-        let mut connection = taken.expect("a connection").0;
+        let (mut client, mut connection) = half_asked().await;
         sleep(IDLE - Duration::from_secs(5)).await;
         connection.write_all(b"HTTP/1.1 200").await.expect("sent");
         let held = dribble(&mut client, &mut connection).await;

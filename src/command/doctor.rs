@@ -12,7 +12,7 @@ use actix_web::web::block;
 use super::mark::{Mark, USUAL};
 use super::say;
 use crate::audit;
-use crate::clock::{Clock, SystemClock, Timestamp, WORST_SKEW, apart};
+use crate::clock::{Clock, SystemClock, Timestamp, WORST_SKEW, apart, side};
 use crate::config::{Config, DatabaseUrl, REDIS_PORT, is_open_to_others, place_of};
 use crate::db::{Compared, Db, compared, upkeep};
 use crate::keys::{self, SigningKey};
@@ -368,14 +368,16 @@ fn what_to_do(error: &str, otherwise: &'static str) -> &'static str {
 
 /// Compares a clock that was read since `began` with ours.
 fn skew(whose: &str, theirs: Timestamp, began: Timestamp) -> Finding {
-    let ahead = theirs < began;
-    judge_skew(whose, ahead, apart(theirs, began, SystemClock.now()))
+    judge_skew(
+        whose,
+        side(theirs, began),
+        apart(theirs, began, SystemClock.now()),
+    )
 }
 
-fn judge_skew(whose: &str, ahead: bool, off: Duration) -> Finding {
-    let how = if ahead { "ahead of" } else { "behind" };
+fn judge_skew(whose: &str, side: &str, off: Duration) -> Finding {
     let apart = format!(
-        "this machine's clock is {:.1} s {how} that of {whose}",
+        "this machine's clock is {:.1} s {side} that of {whose}",
         off.as_secs_f64()
     );
     if off > WORST_SKEW {
@@ -626,7 +628,7 @@ mod tests {
         assert_eq!(space(50_000_000).0, State::Bad);
         for (seconds, state) in [(0, State::Good), (3, State::Doubtful), (6, State::Bad)] {
             let off = Duration::from_secs(seconds);
-            assert_eq!(judge_skew("Redis", true, off).0, state, "{seconds}");
+            assert_eq!(judge_skew("Redis", "behind", off).0, state, "{seconds}");
         }
         let now = SystemClock.now();
         let hour = Duration::from_secs(3600);
