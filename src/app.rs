@@ -1,5 +1,6 @@
 //! What every handler may reach, and every route, with the order of the layers around it.
 
+use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -44,8 +45,13 @@ use crate::{
     realtime, registration, session, token,
 };
 
-/// What every handler may reach.
-pub struct App {
+/// What every handler may reach. A handle: each worker has one, so that its requests count references
+/// to what no other core counts on.
+#[derive(Clone)]
+pub struct App(Arc<Parts>);
+
+/// What a node is made of.
+pub struct Parts {
     pub config: Config,
     pub clock: Arc<dyn Clock>,
     pub db: Db,
@@ -67,6 +73,14 @@ pub struct App {
     pub hub: Arc<Hub>,
     pub misleading: Misleading,
     draining: AtomicBool,
+}
+
+impl Deref for App {
+    type Target = Parts;
+
+    fn deref(&self) -> &Parts {
+        &self.0
+    }
 }
 
 impl App {
@@ -127,7 +141,7 @@ impl App {
             let rules = token::refresh::rules(&config);
             rotation::together::Queue::open(db.clone(), rules)
         });
-        Ok(Self {
+        Ok(Self(Arc::new(Parts {
             jwt,
             hasher,
             metrics,
@@ -146,7 +160,7 @@ impl App {
             hub,
             misleading: Misleading::default(),
             draining: AtomicBool::new(false),
-        })
+        })))
     }
 
     /// Takes on no new work from now on: not ready, connections are closed after their answer, and

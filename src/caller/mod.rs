@@ -345,12 +345,12 @@ async fn settle(req: &HttpRequest, app: &App, from: SessionFrom) -> Result<Crede
         Presented::Good(claims) => {
             let left = now.until(claims.expires_at());
             if left <= app.config.clocks.refresh_threshold {
-                return renewed_early(req, app, claims, now).await;
+                return Box::pin(renewed_early(req, app, claims, now)).await;
             }
             return Ok(Credential::Bearer(Bearer { claims }));
         }
         Presented::Expired(claims) => {
-            if let Some(bearer) = renewed(req, app, &claims, now).await? {
+            if let Some(bearer) = Box::pin(renewed(req, app, &claims, now)).await? {
                 return Ok(Credential::Bearer(bearer));
             }
         }
@@ -363,7 +363,9 @@ async fn settle(req: &HttpRequest, app: &App, from: SessionFrom) -> Result<Crede
             }
         }
         Presented::Nothing => match personal_token_header(req) {
-            None if from == SessionFrom::Anywhere => return passing_session(req, app, now).await,
+            None if from == SessionFrom::Anywhere => {
+                return Box::pin(passing_session(req, app, now)).await;
+            }
             None => return session(req, app, now).await,
             Some(_) => refusal = Code::TokenInvalid.into(),
         },

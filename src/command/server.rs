@@ -80,7 +80,7 @@ pub fn bind(app: App, signals: Signals) -> Result<Running, String> {
     let ending = server.graceful_shutdown_signal();
     let server = server.listen("gapura", listener, move || {
         let http = Http::new()
-            .app_data(shared.clone())
+            .app_data(Data::new(App::clone(&shared)))
             .wrap(from_fn(insist))
             .wrap(from_fn(dress))
             .configure(routes(shared.clone()))

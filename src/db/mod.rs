@@ -17,6 +17,7 @@ use std::fs::OpenOptions;
 use std::io::ErrorKind;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
+use std::pin::Pin;
 use std::time::Duration;
 
 use diesel::connection::SimpleConnection;
@@ -167,7 +168,8 @@ impl Db {
         T: Send + 'static,
         F: FnOnce(&mut AnyConnection) -> QueryResult<T> + Send + 'static,
     {
-        self.timed("read", self.on_a_connection(job)).await
+        self.timed("read", Box::pin(self.on_a_connection(job)))
+            .await
     }
 
     /// Runs a statement that is a transaction by itself, on PostgreSQL.
@@ -176,13 +178,15 @@ impl Db {
         T: Send + 'static,
         F: FnOnce(&mut AnyConnection) -> QueryResult<T> + Send + 'static,
     {
-        self.timed("write", self.on_a_connection(job)).await
+        self.timed("write", Box::pin(self.on_a_connection(job)))
+            .await
     }
 
+    /// On the heap, since the many requests that need no database would carry the room for it along.
     async fn timed<T>(
         &self,
         operation: &'static str,
-        work: impl Future<Output = Result<T, DbError>>,
+        work: Pin<Box<impl Future<Output = Result<T, DbError>>>>,
     ) -> Result<T, DbError> {
         let is_outage = |error: &DbError| matches!(error, DbError::Unavailable(_));
         self.timing.time(operation, work, is_outage).await
@@ -220,7 +224,7 @@ impl Db {
                 }
             }
         };
-        self.timed("write", work).await
+        self.timed("write", Box::pin(work)).await
     }
 
     /// Whether what is committed later also has the higher number of a sequence: with one writer at a

@@ -304,13 +304,17 @@ impl RedisStore {
             if !error.is_io_error() {
                 return Err(KeystoreUnavailable::new(error));
             }
-            let (id, mut connection) = self.0.connection(index).await?;
-            used = Some(id);
-            let outcome = question.ask(&mut connection).await;
-            if outcome.as_ref().is_err_and(is_broken) {
-                self.0.reconnect(index, id);
-            }
-            outcome.map_err(KeystoreUnavailable::new)
+            // Seldom, and so not part of what every question carries along.
+            let once_more = Box::pin(async {
+                let (id, mut connection) = self.0.connection(index).await?;
+                used = Some(id);
+                let outcome = question.ask(&mut connection).await;
+                if outcome.as_ref().is_err_and(is_broken) {
+                    self.0.reconnect(index, id);
+                }
+                outcome.map_err(KeystoreUnavailable::new)
+            });
+            once_more.await
         })
         .await;
         outcome.unwrap_or_else(|_| {
@@ -342,7 +346,7 @@ impl Question<'_> {
                 let answer = connection.send_packed_command(command).await?;
                 answer.extract_error()
             }
-            Self::Script(script) => script.invoke_async(connection).await,
+            Self::Script(script) => Box::pin(script.invoke_async(connection)).await,
         }
     }
 }

@@ -5,13 +5,12 @@
 //! been silent for too long knows that it does not know, and says so rather than let an ended login
 //! pass.
 
-use std::collections::hash_map::Entry;
-use std::collections::{HashMap, VecDeque};
-use std::sync::RwLock;
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use diesel::prelude::*;
+use papaya::HashMap;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 use uuid::Uuid;
@@ -49,8 +48,8 @@ pub struct Revocation {
 
 /// The set of ended logins and revoked access tokens.
 pub struct Ended {
-    /// Ids of logins and of access tokens.
-    ended: RwLock<HashMap<Uuid, (Cause, Timestamp)>>,
+    /// Ids of logins and of access tokens. Read without a lock, of which all cores would want the same.
+    ended: HashMap<Uuid, (Cause, Timestamp)>,
     started: Instant,
     /// Milliseconds after `started` when the feed was last read.
     fed_at: AtomicU64,
@@ -62,7 +61,7 @@ impl Ended {
     /// An empty set that has been fed just now.
     pub fn new(max_lag: Duration) -> Self {
         Self {
-            ended: RwLock::default(),
+            ended: HashMap::default(),
             started: Instant::now(),
             fed_at: AtomicU64::new(0),
             max_lag,
@@ -86,10 +85,7 @@ impl Ended {
         if self.lag() > self.max_lag {
             return Err(AppError::Unavailable("no news of ended logins".to_owned()));
         }
-        let ended = self
-            .ended
-            .read()
-            .map_err(|error| AppError::Internal(error.to_string()))?;
+        let ended = self.ended.pin();
         for id in ids {
             let Ok(id) = Uuid::try_parse(id) else {
                 return Ok(Some(Cause::Revoked));
@@ -103,7 +99,7 @@ impl Ended {
 
     /// Why one of these has ended, as far as this node knows.
     pub fn known_cause(&self, ids: impl IntoIterator<Item = Uuid>) -> Option<Cause> {
-        let ended = self.ended.read().ok()?;
+        let ended = self.ended.pin();
         let mut causes = ids.into_iter().filter_map(|id| ended.get(&id));
         causes.next().map(|(cause, _)| *cause)
     }
@@ -114,18 +110,14 @@ impl Ended {
     }
 
     fn insert_each<'a>(&self, ends: impl IntoIterator<Item = (&'a str, Cause, Timestamp)>) {
-        let Ok(mut ended) = self.ended.write() else {
-            return;
-        };
-        let before = ended.len();
+        let ended = self.ended.pin();
+        let mut is_news = false;
         for (id, cause, expires_at) in ends {
-            if let Ok(id) = Uuid::try_parse(id)
-                && let Entry::Vacant(place) = ended.entry(id)
-            {
-                place.insert((cause, expires_at));
+            if let Ok(id) = Uuid::try_parse(id) {
+                is_news |= ended.try_insert(id, (cause, expires_at)).is_ok();
             }
         }
-        if ended.len() > before {
+        if is_news {
             self.news.notify_one();
         }
     }
@@ -150,7 +142,7 @@ impl Ended {
 
     /// How many are known.
     pub fn len(&self) -> usize {
-        self.ended.read().map_or(0, |ended| ended.len())
+        self.ended.len()
     }
 
     /// Whether none is known.
@@ -175,9 +167,8 @@ impl Ended {
     }
 
     fn forget_expired(&self, now: Timestamp) {
-        if let Ok(mut ended) = self.ended.write() {
-            ended.retain(|_, (_, expires_at)| *expires_at > now);
-        }
+        let ended = self.ended.pin();
+        ended.retain(|_, (_, expires_at)| *expires_at > now);
     }
 }
 

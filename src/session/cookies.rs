@@ -43,9 +43,13 @@ pub fn sort_out(headers: &mut HeaderMap, config: &Config, secrets: &Secrets) {
     let pairs: Vec<&[u8]> = lines
         .flat_map(|line| line.split(|byte| *byte == b';'))
         .collect();
+    let ours = [session.as_str(), &remember, refresh::COOKIE];
+    if is_settled(&pairs, ours) {
+        return;
+    }
     let mut kept: Vec<_> = pairs.iter().filter_map(|pair| readable(pair)).collect();
     let mut settled = kept.len() == pairs.len();
-    for name in [session.as_str(), &remember, refresh::COOKIE] {
+    for name in ours {
         let (same, others): (Vec<_>, Vec<_>) = kept
             .into_iter()
             .partition(|(_, cookie)| cookie.name() == name);
@@ -73,6 +77,34 @@ pub fn sort_out(headers: &mut HeaderMap, config: &Config, secrets: &Secrets) {
     if let Ok(value) = value {
         headers.insert(COOKIE, value);
     }
+}
+
+/// Whether there is nothing to sort out, as nearly always: each pair is plainly readable, and no two have
+/// the same name of `ours`. Told at a glance; where that is not enough, the cookies are read.
+fn is_settled(pairs: &[&[u8]], ours: [&str; 3]) -> bool {
+    let mut seen = [false; 3];
+    pairs.iter().all(|pair| {
+        let mut halves = pair.splitn(2, |byte| *byte == b'=');
+        let (Some(name), Some(value)) = (halves.next(), halves.next()) else {
+            return false;
+        };
+        let name = name.trim_ascii_start();
+        let is_plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"-_.".contains(byte);
+        let mut escaped = value.split(|byte| *byte == b'%').skip(1);
+        let is_text = |rest: &[u8]| {
+            rest.first()
+                .is_some_and(|digit| (b'0'..b'8').contains(digit))
+        };
+        let again = ours
+            .iter()
+            .position(|known| known.as_bytes() == name)
+            .is_some_and(|index| std::mem::replace(&mut seen[index], true));
+        !again
+            && !name.is_empty()
+            && name.iter().all(is_plain)
+            && value.is_ascii()
+            && escaped.all(is_text)
+    })
 }
 
 /// A cookie, and how it was sent. Its name must be written as it is meant: to a browser the name of

@@ -115,7 +115,7 @@ impl BrowserSession {
             let idle_timeout = app.config.clocks.session_idle_timeout;
             let left = now.until(idle_end(at, idle_timeout));
             let key = activity_key(&self.record.login_id);
-            let raised = app.keystore.raise(&key, at.seconds(), left).await?;
+            let raised = Box::pin(app.keystore.raise(&key, at.seconds(), left)).await?;
             let Some(in_force) = raised else {
                 let over = conclude(app, self.record.login_id, None, now).await?;
                 return Err(AppError::SessionOver(over.reason));

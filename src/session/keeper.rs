@@ -217,7 +217,7 @@ impl SessionStore for Keeper {
         // Sessions that ended by idleness go before the key that would revive them is made anew. A
         // tab that is restored at the same time finds the key if it finds this session in the
         // list, and so leaves it alone.
-        let saved = async {
+        let saved = Box::pin(async {
             let found = self
                 .keystore
                 .get([index.as_str(), activity.as_str()])
@@ -242,7 +242,7 @@ impl SessionStore for Keeper {
             )
             .await;
             listed.and(put)
-        };
+        });
         saved
             .await
             .map_err(|error| SaveError::Other(error.into()))?;

@@ -2,8 +2,7 @@
 //! kind of route, adds what handlers left to be sent along, and the headers that every answer has.
 
 use std::borrow::Cow;
-use std::sync::LazyLock;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::cell::Cell;
 
 use actix_web::body::{BoxBody, EitherBody, MessageBody};
 use actix_web::cookie::Cookie;
@@ -34,14 +33,16 @@ use crate::vault::random;
 /// Larger heads are 431. (The framework itself stops reading at 128 KiB.)
 const LARGEST_HEAD: usize = 16 * 1024;
 
-/// An id that no other request has, on any node: a random part made at the start, and a number. It
+/// An id that no other request has, on any node: a random part that the thread made, and a number. It
 /// need not be hard to guess, only cheap.
 fn request_id() -> String {
-    static PROCESS: LazyLock<u64> = LazyLock::new(|| u64::from_be_bytes(random()));
-    static NEXT: AtomicU64 = AtomicU64::new(0);
-    let number = NEXT.fetch_add(1, Ordering::Relaxed).to_be_bytes();
-    let bytes = PROCESS
-        .to_be_bytes()
+    thread_local! {
+        static THREAD: u64 = u64::from_be_bytes(random());
+        static NEXT: Cell<u64> = const { Cell::new(0) };
+    }
+    let number = NEXT.replace(NEXT.get() + 1).to_be_bytes();
+    let bytes = THREAD
+        .with(|thread| thread.to_be_bytes())
         .into_iter()
         .chain(number.into_iter().skip(2));
     let digits = bytes.flat_map(|byte| [byte >> 4, byte & 15]);
