@@ -1,3 +1,7 @@
+/// A request makes and drops dozens of small things, at which the system's allocator is slower.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 #[actix_web::main]
 async fn main() {
     let code = match gapura::command::run().await {

@@ -10,6 +10,7 @@
 //! comes back is in use again after [`PAUSE`], asked or not.
 
 use std::collections::HashMap;
+use std::pin::pin;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -286,7 +287,7 @@ impl RedisStore {
     /// happened in between is not the caller's to see, and nothing is asked that must not be twice.
     async fn ask(&self, question: Question<'_>) -> Result<Value, KeystoreUnavailable> {
         let operation = question.name();
-        let work = self.ask_in_time(question);
+        let work = pin!(self.ask_in_time(question));
         self.0.timing.time(operation, work, |_| true).await
     }
 

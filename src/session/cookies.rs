@@ -90,20 +90,11 @@ fn is_settled(pairs: &[&[u8]], ours: [&str; 3]) -> bool {
         };
         let name = name.trim_ascii_start();
         let is_plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"-_.".contains(byte);
-        let mut escaped = value.split(|byte| *byte == b'%').skip(1);
-        let is_text = |rest: &[u8]| {
-            rest.first()
-                .is_some_and(|digit| (b'0'..b'8').contains(digit))
-        };
         let again = ours
             .iter()
             .position(|known| known.as_bytes() == name)
             .is_some_and(|index| std::mem::replace(&mut seen[index], true));
-        !again
-            && !name.is_empty()
-            && name.iter().all(is_plain)
-            && value.is_ascii()
-            && escaped.all(is_text)
+        !again && !name.is_empty() && name.iter().all(is_plain) && value.is_ascii()
     })
 }
 

@@ -259,7 +259,7 @@ impl SessionStore for Keeper {
         let (record, text) = record_of(&state).map_err(UpdateError::Serialization)?;
         let left = self.clock.now().until(record.expires_at());
         let under = self.stored_under(key.as_ref());
-        match self.keystore.replace(&under, &text, left).await {
+        match Box::pin(self.keystore.replace(&under, &text, left)).await {
             Ok(true) => {}
             Ok(false) => tracing::debug!("a session ended while a request of its was under way"),
             Err(error) => return Err(UpdateError::Other(error.into())),
@@ -274,11 +274,8 @@ impl SessionStore for Keeper {
     /// Never fails: the login has ended in the database, and the set of ended logins refuses the
     /// session from now on, whether or not its key could be deleted.
     async fn delete(&self, key: &SessionKey) -> anyhow::Result<()> {
-        if let Err(error) = self
-            .keystore
-            .delete(&[self.stored_under(key.as_ref()).as_str()])
-            .await
-        {
+        let under = self.stored_under(key.as_ref());
+        if let Err(error) = Box::pin(self.keystore.delete(&[under.as_str()])).await {
             tracing::warn!(%error, "a session's key could not be deleted");
         }
         Ok(())
