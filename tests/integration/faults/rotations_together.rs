@@ -145,6 +145,35 @@ async fn a_login_that_somebody_else_holds_keeps_only_itself_waiting() {
     all_go_on(&server, &mut pairs).await;
 }
 
+#[actix_web::test]
+async fn a_database_that_answers_late_and_then_not_at_all_keeps_nobody_waiting_twice() {
+    let place = place();
+    let server = place.serve();
+    let old = log_in(&server, 1).await;
+    let mut pairs = old.clone();
+    all_go_on(&server, &mut pairs).await;
+    let mut first = SomebodyElse::in_database_of(&place);
+    let mut second = SomebodyElse::in_database_of(&place);
+    let lock = "BEGIN; LOCK TABLE rotating_tokens IN ACCESS EXCLUSIVE MODE";
+    first.execute(lock);
+    let asked = actix_web::rt::spawn(async move {
+        let answers = present(&server, &old).await;
+        (server, answers)
+    });
+    until(Duration::from_secs(1), || ready(first.waiting() == 1)).await;
+    let second = std::thread::spawn(move || {
+        second.execute(lock);
+        second
+    });
+    until(Duration::from_secs(1), || ready(first.waiting() == 2)).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    first.done();
+    let (server, answers) = asked.await.expect("an answer");
+    answers.iter().for_each(told);
+    second.join().expect("it had its turn").done();
+    all_go_on(&server, &mut pairs).await;
+}
+
 /// As many successors of each login's tokens as it has been given, and one that is live.
 fn whole(somebody: &mut SomebodyElse) {
     let split = somebody.number(
