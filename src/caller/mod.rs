@@ -335,7 +335,8 @@ enum SessionFrom {
     Anywhere,
 }
 
-/// The first credential of the request that answers.
+/// The first credential of the request that answers. What is seldom done is on the heap, or every request
+/// would carry the room for it along.
 async fn settle(req: &HttpRequest, app: &App, from: SessionFrom) -> Result<Credential, AppError> {
     let now = app.clock.now();
     let bearer = Presented::read(req, app)?;

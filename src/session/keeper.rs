@@ -190,6 +190,7 @@ fn record_of(state: &State) -> anyhow::Result<(Record, String)> {
     Ok((serde_json::from_str(text)?, text.clone()))
 }
 
+/// What most requests do not do is on the heap, or each would carry the room for it along.
 impl SessionStore for Keeper {
     async fn load(&self, key: &SessionKey) -> Result<Option<State>, LoadError> {
         let Some((loaded, record)) = self.look(key.as_ref()).await else {
