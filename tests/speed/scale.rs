@@ -4,19 +4,24 @@
 
 use std::io::Write;
 use std::process::Command;
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
+use actix_web::dev::ServerHandle;
+use actix_web::rt::System;
 use diesel::connection::SimpleConnection;
 use diesel::{Connection, PgConnection, SqliteConnection};
-use gapura::clock::{Clock, SystemClock};
+use gapura::app::App;
+use gapura::clock::{Clock, SystemClock, Timestamp};
 use gapura::command::cleanup;
+use gapura::command::server::{self, Running, Signals};
 use gapura::config::{Config, DatabaseUrl};
-use gapura::db::Db;
+use gapura::db::{Db, DbError};
 use gapura::keys;
 use gapura::login::rotation::{Purpose, TokenId};
 use gapura::vault::AppKeys;
 use tempfile::NamedTempFile;
+use tokio::sync::oneshot;
 
 use crate::setup::{self, APP_KEY, Gapura, Postgres, Redis};
 use crate::{Load, Outcome, run_wrk};
@@ -46,7 +51,7 @@ pub async fn run(arguments: &[String]) -> Outcome<()> {
         for live in &live {
             sides.push(Side::start(Gapura::start(&[]).await?, *live).await?);
         }
-        report("SQLite, embedded keystore", &sides, named("cleanup")).await?;
+        report("SQLite, embedded keystore", &mut sides, named("cleanup")).await?;
     }
     if wanted("postgres") {
         let (mut servers, mut sides) = (Vec::new(), Vec::new());
@@ -60,7 +65,7 @@ pub async fn run(arguments: &[String]) -> Outcome<()> {
             sides.push(Side::start(Gapura::start(&settings).await?, *live).await?);
             servers.push((postgres, redis));
         }
-        report("PostgreSQL, Redis", &sides, named("cleanup")).await?;
+        report("PostgreSQL, Redis", &mut sides, named("cleanup")).await?;
         drop(sides);
     }
     Ok(())
@@ -184,11 +189,11 @@ impl Side {
     }
 }
 
-async fn report(title: &str, sides: &[Side], cleanup_only: bool) -> Outcome<()> {
+async fn report(title: &str, sides: &mut [Side], cleanup_only: bool) -> Outcome<()> {
     if !cleanup_only {
         table(title, sides).await?;
     }
-    match sides.last() {
+    match sides.last_mut() {
         Some(largest) => clean_up(largest).await,
         None => Ok(()),
     }
@@ -344,40 +349,116 @@ fn spread_rotations(sides: &[Side]) -> Outcome<()> {
     Ok(())
 }
 
-/// Rotations without and with a cleanup beside them, by another process.
-async fn clean_up(side: &Side) -> Outcome<()> {
+/// Rotations without and with a cleanup beside them: some by the server itself, the rest by another
+/// process.
+async fn clean_up(side: &mut Side) -> Outcome<()> {
+    let now = SystemClock.now();
+    // Until then half of what is due has been kept for long enough.
+    let halfway = now - Duration::from_millis((13 * DAY - SPAN / 2).unsigned_abs());
+    side.gapura.stop();
+    let own = Own::start(Config {
+        bind: side.gapura.address(),
+        rate_limits: false,
+        ..side.config.clone()
+    })?;
     let without = side.rotate(&side.chains().await?)?;
+    own.sweep
+        .send(halfway)
+        .map_err(|_| "the server has ended")?;
+    beside(side, "By the server itself", &without, &own.swept).await?;
+    own.handle.stop(false).await;
+
+    side.gapura.resume().await?;
+    let without = side.rotate(&side.chains().await?)?;
+    let (done, swept) = mpsc::channel();
     let config = side.config.clone();
-    let sweep = std::thread::spawn(move || {
-        let began = setup::stopwatch();
+    std::thread::spawn(move || {
         let sweep = async {
             let db = Db::open_patient(&config.database, 1)?;
-            cleanup::sweep(&db, &config, SystemClock.now()).await
+            cleanup::sweep(&db, &config, now).await
         };
-        let swept = actix_web::rt::System::new().block_on(sweep);
-        let deleted = swept.map_err(|error| error.to_string())?;
-        Ok::<_, String>((deleted, began.elapsed()))
+        let _ = done.send(System::new().block_on(timed(sweep)));
     });
+    beside(side, "By `gapura cleanup`", &without, &swept).await
+}
+
+/// Rotates for as long as a cleanup takes, and prints how both fared.
+async fn beside(
+    side: &Side,
+    who: &str,
+    without: &Load,
+    swept: &mpsc::Receiver<Swept>,
+) -> Outcome<()> {
     let mut with = Vec::new();
-    while with.is_empty() || !sweep.is_finished() {
+    let (deleted, took) = loop {
         with.push(side.rotate(&side.chains().await?)?);
-    }
-    let (deleted, took) = sweep.join().map_err(|_| "the cleanup panicked")??;
-    let each: Vec<String> = with
+        match swept.try_recv() {
+            Err(mpsc::TryRecvError::Empty) => {}
+            swept => break swept??,
+        }
+    };
+    let each = with
         .iter()
-        .map(|load| format!("{:.0}/s, {}", load.rate, load.p99))
-        .collect();
+        .map(|load| format!("{:.0}/s, {}", load.rate, load.p99));
     println!(
-        "\nCleanup of {tenth} logins with their tokens, personal tokens and events each: {:.1} s, the longest step {} ms. \
+        "\n{who} {} logins with their tokens, {} personal tokens and {} events: {:.1} s, the longest step {} ms. \
          Rotations without it: {:.0}/s, p99 {}; while it ran, every {SECONDS} s: {}.",
+        deleted.logins,
+        deleted.tokens,
+        deleted.events,
         took.as_secs_f64(),
         deleted.longest_step.as_millis(),
         without.rate,
         without.p99,
-        each.join("; "),
-        tenth = side.live / 10,
+        each.collect::<Vec<_>>().join("; "),
     );
     Ok(())
+}
+
+/// How a cleanup ended, and how long it took.
+type Swept = Result<(cleanup::Deleted, Duration), String>;
+
+async fn timed(sweep: impl Future<Output = Result<cleanup::Deleted, DbError>>) -> Swept {
+    let began = setup::stopwatch();
+    let deleted = sweep.await.map_err(|error| error.to_string())?;
+    Ok((deleted, began.elapsed()))
+}
+
+/// A server in this process, which cleans up when it is told to instead of every ten minutes.
+struct Own {
+    /// At what time it does so.
+    sweep: oneshot::Sender<Timestamp>,
+    swept: mpsc::Receiver<Swept>,
+    handle: ServerHandle,
+}
+
+impl Own {
+    fn start(config: Config) -> Outcome<Self> {
+        let (bound, is_bound) = mpsc::channel();
+        let (done, swept) = mpsc::channel();
+        let (sweep, told) = oneshot::channel();
+        std::thread::spawn(move || {
+            let served = async {
+                let app = App::start(config, Arc::new(SystemClock)).await?;
+                let Running { server, app, .. } = server::bind(app, Signals::Ignore)?;
+                let _ = bound.send(Ok(server.handle()));
+                actix_web::rt::spawn(async move {
+                    if let Ok(now) = told.await {
+                        let _ = done.send(timed(cleanup::sweep(&app.db, &app.config, now)).await);
+                    }
+                });
+                server.await.map_err(|error| error.to_string())
+            };
+            if let Err(problem) = System::new().block_on(served) {
+                let _ = bound.send(Err(problem));
+            }
+        });
+        Ok(Self {
+            sweep,
+            swept,
+            handle: is_bound.recv()??,
+        })
+    }
 }
 
 enum Dialect {

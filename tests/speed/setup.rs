@@ -1,6 +1,6 @@
 //! Servers that a measurement needs, on free ports, gone when it is over.
 
-use std::net::{TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -215,8 +215,6 @@ impl Gapura {
 
     /// Starts it again, and measures how long that takes to the first answer.
     pub async fn resume(&mut self) -> Outcome<Duration> {
-        // A client of its own: the other one still holds connections to the process before.
-        self.http = client()?;
         let began = stopwatch();
         self.process = Some(spawn(&self.dir, self.port, &self.settings)?);
         wait_for(self.port, Duration::from_secs(60))?;
@@ -233,6 +231,10 @@ impl Gapura {
 
     fn data_dir(&self) -> String {
         self.dir.path().join("data").display().to_string()
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        SocketAddr::from(([127, 0, 0, 1], self.port))
     }
 
     pub fn url(&self, path: &str) -> String {
@@ -345,7 +347,8 @@ impl Gapura {
 
 fn client() -> Outcome<reqwest::Client> {
     let http = reqwest::Client::builder().redirect(reqwest::redirect::Policy::none());
-    Ok(http.cookie_store(true).build()?)
+    // No connection is kept: the next request may be to another process on the same port.
+    Ok(http.pool_max_idle_per_host(0).cookie_store(true).build()?)
 }
 
 fn spawn(dir: &TempDir, port: u16, settings: &[(String, String)]) -> Outcome<Process> {
