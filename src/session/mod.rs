@@ -88,6 +88,7 @@ impl Record {
         self.username.clone_from(&user.username);
         self.name.clone_from(&user.name);
         self.email.clone_from(&user.email);
+        self.email_verified = user.email_verified;
         self.role.clone_from(&user.role);
         self.locale.clone_from(&user.locale);
         self.theme.clone_from(&user.theme);
