@@ -3,7 +3,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, Once, OnceLock, PoisonError};
 use std::thread;
 
 use argon2::password_hash::phc::{Ident, Output, ParamsString, PasswordHash, Salt};
@@ -259,9 +259,18 @@ impl Hasher {
 
 /// Works off what is queued, for as long as there is a hasher.
 fn work_off(jobs: &Mutex<Receiver<Job>>) {
-    // Linux means the thread where others mean the process. Refused, it hashes as urgently as it answers.
+    // Linux means the thread where others mean the process.
     #[cfg(target_os = "linux")]
-    let _ = rustix::process::setpriority_process(None, NICENESS);
+    if let Err(error) = rustix::process::setpriority_process(None, NICENESS) {
+        static TOLD: Once = Once::new();
+        TOLD.call_once(|| {
+            tracing::warn!(
+                %error,
+                "passwords are hashed as urgently as requests are answered, so many logins at once slow down all: allow \
+                 the system call setpriority"
+            );
+        });
+    }
     let mut memory = Memory::new();
     loop {
         let job = jobs.lock().unwrap_or_else(PoisonError::into_inner).recv();

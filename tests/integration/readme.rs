@@ -80,6 +80,7 @@ fn the_unit_of_the_readme_is_hardened() {
         "SystemCallArchitectures=native",
         "SystemCallFilter=@system-service",
         "SystemCallFilter=~@privileged @resources",
+        "SystemCallFilter=setpriority",
     ] {
         assert!(unit.lines().any(|known| known == line), "{line}");
     }
