@@ -10,7 +10,6 @@ use serde::{Deserialize, Serialize};
 use crate::app::App;
 use crate::clock::Timestamp;
 use crate::error::{AppError, Code, FieldErrors};
-use crate::login::{Kind, sign_in};
 use crate::openapi::schema;
 use crate::token::refresh::exchange;
 use crate::token::{self, Pair};
@@ -54,10 +53,9 @@ pub async fn log_in(
 ) -> Result<Plain<TokensOut>, AppError> {
     let asked = body.0;
     let client = origin::client(&req, &app.config, None);
-    let user =
-        sign_in::authenticate(&app, Kind::Api, &asked.username, &asked.password, &client).await?;
-    let now = app.clock.now();
-    let (pair, ()) = token::open(&app, user, client, now, |_, _, _| Ok(())).await?;
+    let (name, password) = (&asked.username, &asked.password);
+    let logged_in = token::log_in(&app, name, password, client, |_, _, _| Ok(()));
+    let (pair, (), now) = logged_in.await?;
     Ok(tokens(&pair, now))
 }
 
@@ -203,12 +201,10 @@ pub mod api {
     ) -> Result<Plain<Envelope<OpenedOut>>, AppError> {
         let asked = body.0;
         let client = origin::client(&req, &app.config, asked.device_name.as_deref());
-        let user =
-            sign_in::authenticate(&app, Kind::Api, &asked.email, &asked.password, &client).await?;
-        let now = app.clock.now();
+        let (name, password) = (&asked.email, &asked.password);
         let is_named = asked.device_name.is_some() && !client.device.is_empty();
         let (secrets, longest) = (Arc::clone(&app.secrets), app.config.clocks.personal_token);
-        let opened = token::open(&app, user, client, now, move |conn, login, client| {
+        let logged_in = token::log_in(&app, name, password, client, move |conn, login, client| {
             let (token, text) = Token::of_login(&secrets, login, longest);
             match is_named {
                 true => personal::replace(conn, &token, login, client)?,
@@ -216,7 +212,7 @@ pub mod api {
             }
             Ok(text)
         });
-        let (pair, personal) = opened.await?;
+        let (pair, personal, now) = logged_in.await?;
         if is_named {
             app.personal_tokens.forget();
         }

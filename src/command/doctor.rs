@@ -341,6 +341,14 @@ async fn database(config: &Config) -> (Vec<Finding>, Option<Db>) {
             found.push(bad(format_args!("{cause}: {help}")));
         }
     }
+    if let Err(error) = db.write(upkeep::find_room).await {
+        let cause = error.cause();
+        // A user who may not try may yet do all that a server does.
+        if !cause.contains("permission denied") {
+            let help = what_to_do(&cause, "nobody can sign in");
+            found.push(bad(format_args!("{cause}: {help}")));
+        }
+    }
     (found, Some(db))
 }
 
@@ -354,7 +362,14 @@ fn what_to_do(error: &str, otherwise: &'static str) -> &'static str {
             "authentication failed",
             "look at user and password in DATABASE_URL",
         ),
+        ("WRONGPASS", "look at user and password in REDIS_URL"),
+        ("NOAUTH", "REDIS_URL needs its password"),
+        (
+            "permission denied for schema",
+            "make this user the database's owner: `ALTER DATABASE … OWNER TO …`",
+        ),
         ("permission denied", "`GRANT` this user what is missing"),
+        ("No space left", "make room on its disk: nobody can sign in"),
         ("relation ", "a table is missing: restore a copy"),
         ("no such table", "a table is missing: restore a copy"),
         (
@@ -533,7 +548,8 @@ async fn redis(config: &Config, db: Option<&Db>) -> Vec<Finding> {
         Ok(examined) => examined,
         Err(error) => {
             return vec![bad(format_args!(
-                "{place}: {error}; look whether it runs, and at REDIS_URL"
+                "{place}: {error}; {}",
+                what_to_do(&error.to_string(), "look whether it runs, and at REDIS_URL")
             ))];
         }
     };

@@ -61,6 +61,21 @@ pub fn delete_nothing(conn: &mut AnyConnection) -> QueryResult<()> {
         .try_for_each(|table| conn.batch_execute(&format!("DELETE FROM {table} WHERE 1 = 0")))
 }
 
+/// Tries whether PostgreSQL's disk has room, with a megabyte that is gone afterwards. (How much room SQLite
+/// has is known.)
+///
+/// # Errors
+/// Where it has not, or this user may make no temporary table.
+pub fn find_room(conn: &mut AnyConnection) -> QueryResult<()> {
+    match conn {
+        AnyConnection::Sqlite(_) => Ok(()),
+        AnyConnection::Postgres(conn) => conn.batch_execute(
+            "CREATE TEMPORARY TABLE room ON COMMIT DROP AS \
+             SELECT repeat(md5(i::text), 32) FROM generate_series(1, 1000) AS i",
+        ),
+    }
+}
+
 /// What SQLite finds wrong with a file, a few findings at the most; nothing for one that is whole.
 ///
 /// # Errors

@@ -117,7 +117,7 @@ impl Who {
 /// token. A wrong one counts as a failed login.
 ///
 /// # Errors
-/// As [`authenticate`].
+/// As [`let_in`].
 pub async fn confirm(
     app: &App,
     user_id: &str,
@@ -129,24 +129,30 @@ pub async fn confirm(
     outcome
 }
 
-/// Whose name and password these are; `kind` is what they shall open.
+/// Lets whoever has this name and password in: `open` begins their login, of that `kind`. It counts as
+/// one only then.
 ///
 /// # Errors
 /// 401 when they do not match, 403 for a disabled account (after the right password only), 429
-/// after too many failures, 503 when that cannot be known.
-pub async fn authenticate(
+/// after too many failures, 503 when that cannot be known; and those of `open`.
+pub async fn let_in<T>(
     app: &App,
     kind: login::Kind,
     name: &str,
     password: &str,
-    client: &Client,
-) -> Result<User, AppError> {
-    let outcome = check(app, Who::Named(name.to_owned()), password, client).await;
+    client: Client,
+    open: impl AsyncFnOnce(User, Client) -> Result<T, AppError>,
+) -> Result<T, AppError> {
+    let opened = async {
+        let user = check(app, Who::Named(name.to_owned()), password, &client).await?;
+        open(user, client).await
+    };
+    let outcome = opened.await;
     count(app, kind.name(), &outcome);
     outcome
 }
 
-fn count(app: &App, kind: &'static str, outcome: &Result<User, AppError>) {
+fn count<T>(app: &App, kind: &'static str, outcome: &Result<T, AppError>) {
     let word = match outcome {
         Ok(_) => "ok",
         Err(error) => error.code().name(),

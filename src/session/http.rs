@@ -185,12 +185,12 @@ pub async fn log_in(
     let signed_in = async {
         // Asked first, so that an outage is told before anything has happened.
         app.keystore.ping().await?;
-        let user = sign_in::authenticate(&app, Kind::Browser, &form.login, &form.password, &client)
-            .await?;
-        open(&req, &app, user, client, !form.remember.is_empty(), |_| {
-            Ok(())
-        })
-        .await
+        let open = async |user, client| {
+            let remember = !form.remember.is_empty();
+            open(&req, &app, user, client, remember, |_| Ok(())).await
+        };
+        let (name, password) = (&form.login, &form.password);
+        sign_in::let_in(&app, Kind::Browser, name, password, client, open).await
     };
     match signed_in.await {
         Ok(()) => Ok(see_other(origin::local_path(&form.next))),

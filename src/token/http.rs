@@ -20,7 +20,7 @@ use crate::caller::{Caller, Presented};
 use crate::clock::Timestamp;
 use crate::error::{AppError, Code, FieldErrors};
 use crate::login::rotation::{self, Purpose, TokenId};
-use crate::login::{self, Cause, Login, sign_in};
+use crate::login::{self, Cause, Login};
 use crate::openapi::{Input, Operation, Output, schema};
 use crate::session::extract::app_of;
 use crate::token::jwt::{Claims, PUBLIC_FOR};
@@ -80,10 +80,8 @@ pub async fn token(
     app.misleading.look(&req, &app);
     let client = origin::client(&req, &app.config, asked.device_name.as_deref());
     let name = asked.username.or(asked.email).unwrap_or_default();
-    let user =
-        sign_in::authenticate(&app, login::Kind::Api, &name, &asked.password, &client).await?;
-    let now = app.clock.now();
-    let (pair, ()) = super::open(&app, user, client, now, |_, _, _| Ok(())).await?;
+    let logged_in = super::log_in(&app, &name, &asked.password, client, |_, _, _| Ok(()));
+    let (pair, (), now) = logged_in.await?;
     let data = deliver(&req, &app, &pair, asked.refresh_token_delivery, now);
     Ok(success("Logged in.", data))
 }

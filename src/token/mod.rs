@@ -20,7 +20,7 @@ use crate::db::AnyConnection;
 use crate::error::{AppError, Code};
 use crate::figures::Figure;
 use crate::login::rotation::{self, Next, PlainToken, Purpose, Rotation, TokenId};
-use crate::login::{self, Client, Kind, Login};
+use crate::login::{self, Client, Kind, Login, sign_in};
 
 /// A person as the API shows them beside their tokens.
 #[derive(Serialize, JsonSchema)]
@@ -101,6 +101,25 @@ pub fn begin(
         refresh,
         refresh_expires_at,
     }))
+}
+
+/// Lets whoever has this name and password in by API, as [`open`] does; and when that was.
+///
+/// # Errors
+/// As [`sign_in::let_in`]; 401 also when the person has changed since they were read.
+pub async fn log_in<T: Send + 'static>(
+    app: &App,
+    name: &str,
+    password: &str,
+    client: Client,
+    beside: impl FnOnce(&mut AnyConnection, &Login, &Client) -> QueryResult<T> + Send + 'static,
+) -> Result<(Pair, T, Timestamp), AppError> {
+    let open = async move |user, client| {
+        let now = app.clock.now();
+        let (pair, more) = open(app, user, client, now, beside).await?;
+        Ok((pair, more, now))
+    };
+    sign_in::let_in(app, Kind::Api, name, password, client, open).await
 }
 
 /// Begins a login by API for somebody whose password is right, and gives its first pair; `beside` is
