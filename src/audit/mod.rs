@@ -8,7 +8,7 @@ pub mod words;
 use diesel::prelude::*;
 
 pub use self::store::{
-    addresses_of, delete_before, has_kind, latest, page, page_before, per_day, record,
+    addresses_of, delete_before, has_kind, latest, page, page_before, per_day, record, record_each,
 };
 use crate::clock::Timestamp;
 use crate::id;

@@ -4,8 +4,8 @@ use diesel::sql_types::BigInt;
 
 use super::{Event, Filter, Kind};
 use crate::clock::Timestamp;
-use crate::db::AnyConnection;
 use crate::db::schema::audit_events;
+use crate::db::{AnyConnection, directly};
 use crate::id;
 
 /// Writes one line, in the caller's transaction.
@@ -14,6 +14,12 @@ pub fn record(conn: &mut AnyConnection, event: &Event) -> QueryResult<()> {
         .values(event)
         .execute(conn)
         .map(drop)
+}
+
+/// As [`record`], of several.
+pub fn record_each(conn: &mut AnyConnection, events: &[Event]) -> QueryResult<()> {
+    let insertion = diesel::insert_into(audit_events::table).values(events);
+    directly!(conn, |conn| insertion.execute(conn)).map(drop)
 }
 
 /// When the latest event was.

@@ -187,7 +187,7 @@ async fn sweep(app: Data<App>) {
                 "logins that are over could not be ended"
             );
         }
-        if let Err(error) = cleanup::sweep(&app.db, &app.config, now).await {
+        if let Err(error) = cleanup::sweep(&app.db.patient(), &app.config, now).await {
             tracing::warn!(
                 cause = in_one_line(error),
                 "what has expired could not be deleted"

@@ -13,6 +13,7 @@ pub mod schema;
 pub mod upkeep;
 mod writer;
 
+use std::cell::Cell;
 use std::fs::OpenOptions;
 use std::io::ErrorKind;
 use std::os::unix::fs::OpenOptionsExt;
@@ -31,7 +32,7 @@ use crate::clock::Timestamp;
 use crate::config::{DatabaseUrl, Secret};
 use crate::metrics::Timing;
 
-/// How long a request waits for the database before it is answered 503.
+/// How long a request waits for the database, in all, before it is answered 503.
 const TIME_LIMIT: Duration = Duration::from_millis(1500);
 /// How long a start or a command waits, which nobody is kept waiting by.
 const PATIENCE: Duration = Duration::from_secs(15);
@@ -46,6 +47,18 @@ const CHECKOUT_LIMIT: Duration = Duration::from_millis(1000);
 
 /// Any number, the same for every node; another than that of the migrations.
 const ROLES_LOCK: i64 = 7_463_851_210;
+
+tokio::task_local! {
+    /// How long the request at hand may still wait for the database.
+    static LEFT: Cell<Duration>;
+}
+
+/// Answers a request. However often it asks the database, it waits for it no longer than for one answer:
+/// a server that comes back, or is about to go, may answer the first question late and the second not at
+/// all.
+pub async fn for_a_request<T>(work: impl Future<Output = T>) -> T {
+    LEFT.scope(Cell::new(TIME_LIMIT), work).await
+}
 
 /// Runs a query on the very connection that it is. Diesel knows its SQL by the type of the query then,
 /// where [`AnyConnection`] writes the text anew each time: for what is asked thousands of times a second.
@@ -78,6 +91,10 @@ pub enum DbError {
 }
 
 impl DbError {
+    fn too_late() -> Self {
+        Self::Unavailable("no answer within the time limit".to_owned())
+    }
+
     /// What the database or its client said.
     pub fn cause(self) -> String {
         match self {
@@ -91,6 +108,7 @@ impl From<diesel::result::Error> for DbError {
     fn from(error: diesel::result::Error) -> Self {
         use diesel::result::Error;
         match &error {
+            Error::RollbackTransaction => Self::too_late(),
             Error::DatabaseError(
                 DatabaseErrorKind::ClosedConnection
                 | DatabaseErrorKind::UnableToSendCommand
@@ -209,12 +227,24 @@ impl Db {
         .unwrap_or_else(|error| Err(DbError::Unavailable(error.to_string())))
     }
 
-    /// Runs a transaction. `Ok` is committed; an `Err` of the job rolls it back.
+    /// Runs a transaction. `Ok` is committed; an `Err` of the job rolls it back. One that has taken longer
+    /// than it was waited for is rolled back as well: who was told that nothing was done may try again.
     pub async fn write<T, F>(&self, job: F) -> Result<T, DbError>
     where
         T: Send + 'static,
         F: FnOnce(&mut AnyConnection) -> QueryResult<T> + Send + 'static,
     {
+        let until = Instant::now() + self.left();
+        let in_time = move || match Instant::now() < until {
+            true => Ok(()),
+            false => Err(diesel::result::Error::RollbackTransaction),
+        };
+        let job = move |conn: &mut _| {
+            in_time()?;
+            let value = job(conn)?;
+            in_time()?;
+            Ok(value)
+        };
         let work = async {
             match &self.writer {
                 Some(writer) => self.in_time(writer.submit(job)).await?,
@@ -238,8 +268,16 @@ impl Db {
     /// # Errors
     /// When there is none by then.
     pub async fn in_time<T>(&self, work: impl Future<Output = T>) -> Result<T, DbError> {
-        let limit = tokio::time::timeout(self.limit, work).await;
-        limit.map_err(|_| DbError::Unavailable("no answer within the time limit".into()))
+        let (began, left) = (Instant::now(), self.left());
+        let answer = tokio::time::timeout(left, work).await;
+        // Outside of a request nobody counts.
+        let _ = LEFT.try_with(|kept| kept.set(kept.get().saturating_sub(began.elapsed())));
+        answer.map_err(|_| DbError::too_late())
+    }
+
+    fn left(&self) -> Duration {
+        let of_request = LEFT.try_with(Cell::get);
+        of_request.map_or(self.limit, |left| left.min(self.limit))
     }
 
     /// What time it is by the database's own clock, where it is another than ours.

@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use diesel::prelude::*;
+use diesel::sql_types::BigInt;
 use papaya::HashMap;
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -23,8 +24,8 @@ use crate::outage::Outage;
 
 /// How often the feed is read. Every node knows of an end within a second.
 const READ_EVERY: Duration = Duration::from_millis(400);
-/// How long a transaction may take to become visible after a later number has been seen. Longer
-/// than the database lets any of ours run.
+/// How long a transaction may take to begin writing after it has taken a number; how long it then takes
+/// the database knows.
 const OVERLAP: Duration = Duration::from_secs(15);
 /// A node without news for this long is not ready.
 const READY_WITHIN: Duration = Duration::from_secs(5);
@@ -172,11 +173,25 @@ impl Ended {
     }
 }
 
+/// How far the feed goes, and which transactions may yet add something before that.
+#[derive(Clone, Copy, QueryableByName)]
+pub struct EndOfFeed {
+    /// The last number.
+    #[diesel(sql_type = BigInt)]
+    pub last: i64,
+    /// Every transaction of PostgreSQL before this one has ended.
+    #[diesel(sql_type = BigInt)]
+    pub oldest: i64,
+    /// No transaction that has this number or a later one had begun to write.
+    #[diesel(sql_type = BigInt)]
+    pub next: i64,
+}
+
 /// Where the reading of the feed has got to.
 #[derive(Default)]
 pub struct Reader {
-    /// The last number seen at each recent reading.
-    seen: VecDeque<(Instant, i64)>,
+    /// When the feed was first seen to go so far.
+    seen: VecDeque<(Instant, EndOfFeed)>,
     /// Everything up to here is surely known.
     settled: i64,
 }
@@ -188,15 +203,8 @@ impl Reader {
     /// When the database cannot be asked.
     pub async fn read(&mut self, db: &Db, ended: &Ended, now: Timestamp) -> Result<(), DbError> {
         let began = Instant::now();
-        while self
-            .seen
-            .front()
-            .is_some_and(|(at, _)| began - *at > OVERLAP)
-        {
-            self.settled = self.seen.pop_front().map_or(self.settled, |(_, seq)| seq);
-        }
-        // The number first: what is committed between the queries is read again.
-        let last = db.read(store::last_seq).await?;
+        // Its end first: what is committed between the queries is read again.
+        let end = db.read(store::end_of_feed).await?;
         let mut after = self.settled;
         loop {
             let page = move |conn: &mut _| store::revocations_after(conn, after, PAGE, now);
@@ -212,12 +220,28 @@ impl Reader {
             }
         }
         if db.commits_in_order() {
-            self.settled = last;
+            self.settled = end.last;
         } else {
-            self.seen.push_back((began, last));
+            self.settle(began, end);
         }
         ended.mark_fed(began);
         Ok(())
+    }
+
+    /// Settles what was read just now and had ended by then, however long ago it was seen: while nothing
+    /// could be read, or a transaction took its time, more may have come before it.
+    fn settle(&mut self, began: Instant, end: EndOfFeed) {
+        while let Some((at, seen)) = self.seen.front()
+            && began - *at > OVERLAP
+            && seen.next <= end.oldest
+        {
+            self.settled = seen.last;
+            self.seen.pop_front();
+        }
+        let known = self.seen.back().map_or(self.settled, |(_, seen)| seen.last);
+        if end.last > known {
+            self.seen.push_back((began, end));
+        }
     }
 }
 

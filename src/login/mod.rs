@@ -256,21 +256,36 @@ pub fn end(
     by: Option<Actor<'_>>,
     now: Timestamp,
 ) -> QueryResult<bool> {
-    if !store::end(conn, &login.id, cause, now)? {
-        return Ok(false);
-    }
-    let event = Event::new(EventKind::LoginEnded, &login.user_id, now)
-        .of_login(&login.id)
-        .because(cause.name());
-    let event = match by {
-        // Seen from the device it was done at; which device it was done to is what it is about.
-        Some(actor) if cause != Cause::LoggedOut => event.done_by(actor).about(&login.device),
-        Some(actor) => event.done_by(actor),
-        None => event.seen_from(&Client {
-            device: login.device.clone(),
-            ip: login.ip.clone(),
-        }),
-    };
-    audit::record(conn, &event)?;
-    Ok(true)
+    let ended = end_each(conn, std::slice::from_ref(login), cause, by, now)?;
+    Ok(!ended.is_empty())
+}
+
+/// As [`end`], of several at once. Those that this call has ended.
+fn end_each(
+    conn: &mut AnyConnection,
+    logins: &[Login],
+    cause: Cause,
+    by: Option<Actor<'_>>,
+    now: Timestamp,
+) -> QueryResult<Vec<Login>> {
+    let ids: Vec<&str> = logins.iter().map(|login| login.id.as_str()).collect();
+    let ended = store::end(conn, &ids, cause, now)?;
+    let ended = logins.iter().filter(|login| ended.contains(&login.id));
+    let ended: Vec<Login> = ended.cloned().collect();
+    let events = ended.iter().map(|login| {
+        let event = Event::new(EventKind::LoginEnded, &login.user_id, now)
+            .of_login(&login.id)
+            .because(cause.name());
+        match by {
+            // Seen from the device it was done at; which device it was done to is what it is about.
+            Some(actor) if cause != Cause::LoggedOut => event.done_by(actor).about(&login.device),
+            Some(actor) => event.done_by(actor),
+            None => event.seen_from(&Client {
+                device: login.device.clone(),
+                ip: login.ip.clone(),
+            }),
+        }
+    });
+    audit::record_each(conn, &events.collect::<Vec<_>>())?;
+    Ok(ended)
 }

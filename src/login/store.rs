@@ -1,14 +1,19 @@
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use diesel::dsl::{count_star, exists, max, not};
 use diesel::prelude::*;
+use diesel::sql_types::{Array, Text};
 
-use super::ended::Revocation;
+use super::ended::{EndOfFeed, Revocation};
 use super::{Cause, Kind, Login, UncountedEnd};
 use crate::audit::Actor;
 use crate::clock::Timestamp;
-use crate::db::AnyConnection;
 use crate::db::schema::{logins, revocations, rotating_tokens, uncounted_ends};
+use crate::db::{AnyConnection, directly};
+
+/// So many logins are ended by a statement: a journey to the database each would take too long, and a
+/// statement has room for so many values.
+const STEP: usize = 1000;
 
 pub fn insert(conn: &mut AnyConnection, login: &Login) -> QueryResult<()> {
     diesel::insert_into(logins::table)
@@ -26,37 +31,78 @@ pub fn by_id(conn: &mut AnyConnection, id: &str) -> QueryResult<Option<Login>> {
         .optional()
 }
 
-/// Ends a login that has not ended, and announces it to the feed. Whether this call did it.
-pub fn end(conn: &mut AnyConnection, id: &str, cause: Cause, now: Timestamp) -> QueryResult<bool> {
+/// Ends those of the logins that have not ended, and announces them to the feed. Which ones this call
+/// ended.
+pub fn end(
+    conn: &mut AnyConnection,
+    ids: &[&str],
+    cause: Cause,
+    now: Timestamp,
+) -> QueryResult<HashSet<String>> {
+    hold(conn, ids)?;
     let living = logins::table
-        .filter(logins::id.eq(id))
+        .filter(logins::id.eq_any(ids))
         .filter(logins::ended_at.is_null());
-    let ended = diesel::update(living)
+    let ending = diesel::update(living)
         .set((
             logins::ended_at.eq(now),
             logins::ended_cause.eq(cause.name()),
         ))
-        .execute(conn)?;
-    if ended == 0 {
-        return Ok(false);
+        .returning((
+            logins::id,
+            logins::kind,
+            logins::started_at,
+            logins::expires_at,
+        ));
+    let ended: Vec<(String, String, Timestamp, Timestamp)> =
+        directly!(conn, |conn| ending.get_results(conn))?;
+    if ended.is_empty() {
+        return Ok(HashSet::new());
     }
-    let (kind, started_at, expires_at): (String, Timestamp, Timestamp) = logins::table
-        .find(id)
-        .select((logins::kind, logins::started_at, logins::expires_at))
-        .first(conn)?;
-    announce(conn, id, cause, now, expires_at)?;
-    // One that was over before somebody noticed lasted until then.
-    let lasted = now.min(expires_at).since(started_at);
-    diesel::insert_into(uncounted_ends::table)
-        .values((
+    let announced = ended.iter().map(|(id, _, _, expires_at)| {
+        (
+            revocations::subject.eq(id),
+            revocations::cause.eq(cause.name()),
+            revocations::revoked_at.eq(now),
+            revocations::expires_at.eq(expires_at),
+        )
+    });
+    let announced: Vec<_> = announced.collect();
+    let uncounted = ended.iter().map(|(id, kind, started_at, expires_at)| {
+        // One that was over before somebody noticed lasted until then.
+        let lasted = now.min(*expires_at).since(*started_at);
+        (
             uncounted_ends::login_id.eq(id),
             uncounted_ends::kind.eq(kind),
             uncounted_ends::cause.eq(cause.name()),
             uncounted_ends::lasted.eq(lasted.as_millis() as i64),
             uncounted_ends::ended_at.eq(now),
-        ))
-        .execute(conn)?;
-    Ok(true)
+        )
+    });
+    let uncounted: Vec<_> = uncounted.collect();
+    directly!(conn, |conn| {
+        diesel::insert_into(revocations::table)
+            .values(&announced)
+            .execute(conn)?;
+        diesel::insert_into(uncounted_ends::table)
+            .values(&uncounted)
+            .execute(conn)
+    })?;
+    Ok(ended.into_iter().map(|(id, ..)| id).collect())
+}
+
+/// Keeps several logins as they are until the transaction ends. Always in the same order, so that two who
+/// end the same ones never wait for each other.
+fn hold(conn: &mut AnyConnection, ids: &[&str]) -> QueryResult<()> {
+    if let AnyConnection::Postgres(conn) = conn
+        && ids.len() > 1
+    {
+        // As strong as what follows, so that tokens can be added meanwhile.
+        diesel::sql_query("SELECT 1 FROM logins WHERE id = ANY($1) ORDER BY id FOR NO KEY UPDATE")
+            .bind::<Array<Text>, _>(ids)
+            .execute(conn)?;
+    }
+    Ok(())
 }
 
 /// Ends that nobody has counted, the oldest first.
@@ -313,13 +359,12 @@ pub fn end_all_of(
     now: Timestamp,
 ) -> QueryResult<Vec<Login>> {
     let mut living = living_of(conn, user_id, now)?;
-    // Always in the same order, so that two who end the same logins never wait for each other.
+    living.retain(|login| Some(login.id.as_str()) != except);
+    // Whoever ends several steps at the same time takes them in the same order.
     living.sort_by(|a, b| a.id.cmp(&b.id));
     let mut ended = Vec::new();
-    for login in living {
-        if Some(login.id.as_str()) != except && super::end(conn, &login, cause, by, now)? {
-            ended.push(login);
-        }
+    for step in living.chunks(STEP) {
+        ended.extend(super::end_each(conn, step, cause, by, now)?);
     }
     Ok(ended)
 }
@@ -368,12 +413,18 @@ pub fn revocations_after(
         .load(conn)
 }
 
-/// The feed's last number.
-pub fn last_seq(conn: &mut AnyConnection) -> QueryResult<i64> {
-    let last: Option<i64> = revocations::table
-        .select(diesel::dsl::max(revocations::seq))
-        .first(conn)?;
-    Ok(last.unwrap_or(0))
+/// How far the feed goes.
+pub fn end_of_feed(conn: &mut AnyConnection) -> QueryResult<EndOfFeed> {
+    let transactions = match conn {
+        // One writes after the other.
+        AnyConnection::Sqlite(_) => "0 AS oldest, 0 AS next",
+        AnyConnection::Postgres(_) => {
+            "txid_snapshot_xmin(txid_current_snapshot()) AS oldest, \
+             txid_snapshot_xmax(txid_current_snapshot()) AS next"
+        }
+    };
+    let query = format!("SELECT coalesce(max(seq), 0) AS last, {transactions} FROM revocations");
+    diesel::sql_query(query).get_result(conn)
 }
 
 /// Notes when somebody was last there; never earlier than known.

@@ -100,28 +100,25 @@ pub async fn exchange(
         of_login: of_login.clone(),
         at: now,
     };
-    // All of it within the time that asking the database once may take: a server that comes back, or is
-    // about to go, may answer the first question late and the second not at all.
-    let rotation = app.db.in_time(async {
-        let advanced = match &app.rotations {
-            Some(queue) => queue.present(presented).await?,
-            None => None,
-        };
-        if let Some(next) = advanced {
-            return Ok(Some(Rotation::Fresh(next)));
-        }
-        let rotation = app.db.write(move |conn| {
-            if let Some(expected) = of_login {
-                let login = rotation::login_of(conn, &token)?;
-                if login.is_some_and(|login| login.id != expected) {
-                    return Ok(None);
+    let advanced = match &app.rotations {
+        Some(queue) => queue.present(presented).await?,
+        None => None,
+    };
+    let rotation = match advanced {
+        Some(next) => Rotation::Fresh(next),
+        None => {
+            let rotation = app.db.write(move |conn| {
+                if let Some(expected) = of_login {
+                    let login = rotation::login_of(conn, &token)?;
+                    if login.is_some_and(|login| login.id != expected) {
+                        return Ok(None);
+                    }
                 }
-            }
-            rotation::rotate(conn, token, rules, &client, now).map(Some)
-        });
-        rotation.await
-    });
-    let rotation = rotation.await??.ok_or(Code::TokenMismatch)?;
+                rotation::rotate(conn, token, rules, &client, now).map(Some)
+            });
+            rotation.await?.ok_or(Code::TokenMismatch)?
+        }
+    };
     super::count(app, &rotation, now);
     match rotation {
         Rotation::Fresh(next) | Rotation::Newest(next) | Rotation::Sibling(next) => {

@@ -22,6 +22,7 @@ use url::form_urlencoded;
 use super::page::{self, Page};
 use super::{input, origin};
 use crate::app::App;
+use crate::db::for_a_request;
 use crate::error::{AppError, Code};
 use crate::login;
 use crate::outage::in_one_line;
@@ -170,7 +171,7 @@ pub async fn dress<B: MessageBody + 'static>(
         let dress = Dress::of(req.head());
         let page = (dress == Dress::Page).then(|| Page::new(req.request(), None, String::new()));
         let method = req.method().clone();
-        match next.call(req).await {
+        match for_a_request(next.call(req)).await {
             Ok(response) => told(response, &id),
             Err(error) => {
                 // What it says to people leaves out what lies below.

@@ -16,6 +16,7 @@ mod client;
 mod contract;
 mod cors;
 mod dialects;
+mod ended;
 mod examples;
 mod faults;
 #[path = "../fuzz/src/lib.rs"]

@@ -145,32 +145,52 @@ async fn a_login_that_somebody_else_holds_keeps_only_itself_waiting() {
     all_go_on(&server, &mut pairs).await;
 }
 
-#[actix_web::test]
-async fn a_database_that_answers_late_and_then_not_at_all_keeps_nobody_waiting_twice() {
-    let place = place();
-    let server = place.serve();
-    let old = log_in(&server, 1).await;
-    let mut pairs = old.clone();
-    all_go_on(&server, &mut pairs).await;
-    let mut first = SomebodyElse::in_database_of(&place);
-    let mut second = SomebodyElse::in_database_of(&place);
-    let lock = "BEGIN; LOCK TABLE rotating_tokens IN ACCESS EXCLUSIVE MODE";
-    first.execute(lock);
-    let asked = actix_web::rt::spawn(async move {
-        let answers = present(&server, &old).await;
-        (server, answers)
-    });
+/// Has the first thing that is asked of a table answered late, and the second not at all; returns the
+/// answer to the request, and how long it took.
+async fn late_and_then_not_at_all(
+    place: &Place,
+    table: &str,
+    asked: impl Future<Output = Response> + 'static,
+) -> (Response, Duration) {
+    let mut first = SomebodyElse::in_database_of(place);
+    let mut second = SomebodyElse::in_database_of(place);
+    let lock = format!("BEGIN; LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE");
+    first.execute(&lock);
+    let asked = actix_web::rt::spawn(timed(asked));
     until(Duration::from_secs(1), || ready(first.waiting() == 1)).await;
     let second = std::thread::spawn(move || {
-        second.execute(lock);
+        second.execute(&lock);
         second
     });
     until(Duration::from_secs(1), || ready(first.waiting() == 2)).await;
     tokio::time::sleep(Duration::from_secs(1)).await;
     first.done();
-    let (server, answers) = asked.await.expect("an answer");
-    answers.iter().for_each(told);
+    let answer = asked.await.expect("an answer");
     second.join().expect("it had its turn").done();
+    answer
+}
+
+#[actix_web::test]
+async fn a_database_that_answers_late_and_then_not_at_all_keeps_nobody_waiting_twice() {
+    let place = place();
+    let server = Arc::new(place.serve());
+    let old = log_in(&server, 1).await;
+    let mut pairs = old.clone();
+    all_go_on(&server, &mut pairs).await;
+    let (access, used) = (pairs[0].0.clone(), old[0].1.clone());
+    let asking = Arc::clone(&server);
+    let refresh = async move { asking.refresh(&used).await };
+    told(&late_and_then_not_at_all(&place, "rotating_tokens", refresh).await);
+    let asking = Arc::clone(&server);
+    let log_in = async move { asking.token("admin", PASSWORD).await };
+    told(&late_and_then_not_at_all(&place, "users", log_in).await);
+    let log_out = server
+        .http
+        .post(format!("{}/api/v1/auth/logout", server.url));
+    let log_out = log_out.bearer_auth(access).send();
+    let log_out = async move { log_out.await.expect("an answer") };
+    told(&late_and_then_not_at_all(&place, "logins", log_out).await);
+    // Nor was it done after all.
     all_go_on(&server, &mut pairs).await;
 }
 
