@@ -20,6 +20,7 @@ use std::path::PathBuf;
 use clap::{Parser, Subcommand};
 
 use crate::config::Config;
+use crate::outage::in_one_line;
 
 /// The gate in front of a web application.
 #[derive(Parser)]
@@ -82,7 +83,16 @@ fn say(line: fmt::Arguments<'_>) -> Result<(), String> {
 /// # Errors
 /// One clear sentence.
 pub async fn run() -> Result<(), String> {
-    let arguments = Arguments::parse();
+    let arguments = Arguments::try_parse().map_err(|error| {
+        if error.to_string().starts_with("error: ") {
+            let told = error.to_string();
+            let told = told.trim_start_matches("error: ");
+            let told = told.split("\n\n").next().unwrap_or_default();
+            return format!("{}; `gapura help` shows what there is", in_one_line(told));
+        }
+        // It was asked for help.
+        error.exit()
+    })?;
     let config = Config::load(arguments.config.as_deref());
     let config = config.map_err(|problems| {
         format!(
@@ -110,5 +120,5 @@ pub async fn run() -> Result<(), String> {
         done => done,
     }
     // Libraries tell some of their errors in several lines.
-    .map_err(|problem| problem.split_whitespace().collect::<Vec<_>>().join(" "))
+    .map_err(in_one_line)
 }

@@ -213,6 +213,18 @@ fn every_command_has_help_and_fails_with_one_sentence() {
         let words: Vec<&str> = command.split(' ').collect();
         broken.run(&words).refused();
     }
+    for (typed, named) in [
+        ("doktor", "doktor"),
+        ("user add", "--email"),
+        ("--nothing", "--nothing"),
+    ] {
+        let words: Vec<&str> = typed.split(' ').collect();
+        let said = Place::new().run(&words).refused();
+        assert!(
+            said.contains(named) && said.contains("gapura help"),
+            "{said}"
+        );
+    }
     let broken = Place::new()
         .with("GAPURA_APP_KEY", APP_KEY)
         .with("DATABASE_URL", "postgres://u@127.0.0.1:1/none");

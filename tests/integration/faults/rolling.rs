@@ -126,6 +126,8 @@ async fn two_nodes_started_anew_one_after_the_other_fail_no_request_and_lose_no_
         ("10.0.0.11:8080", addresses[0].as_str()),
         ("10.0.0.12:8080", &addresses[1]),
         ("listen 443 ssl", &listen),
+        ("ssl_certificate     /etc/ssl/login.example.org.pem;", ""),
+        ("ssl_certificate_key /etc/ssl/login.example.org.key;", ""),
     ];
     let servers = from_readme("# nginx, in front of the nodes", &replaced);
     let nginx = Nginx::serve(front, &servers).await;
