@@ -27,7 +27,7 @@ pub async fn spoken_to(
     stream: TcpStream,
     ending: impl Future<Output = ()>,
 ) -> Result<(Connection, Protocol, Option<SocketAddr>), DispatchError> {
-    // Only said to be readable may also be one that was just accepted.
+    // A look, since `readable` may also be said of one that was just accepted.
     let mut first = [0];
     tokio::select! {
         biased;
