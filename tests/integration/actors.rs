@@ -12,7 +12,7 @@ use reqwest::{Method, RequestBuilder};
 use serde_json::{Value, json};
 
 use crate::contract;
-use crate::harness::TestApp;
+use crate::harness::{Nodes, TestApp};
 
 /// An answer, read to its end.
 #[derive(Debug)]
@@ -124,6 +124,8 @@ struct Kept {
 /// A person's browser.
 pub struct Browser<'a> {
     pub app: &'a TestApp,
+    /// Behind a balancer each request may reach another node.
+    balancer: Option<&'a Nodes>,
     who: &'a str,
     jar: Mutex<BTreeMap<String, Kept>>,
     form_token: Mutex<String>,
@@ -133,9 +135,17 @@ impl<'a> Browser<'a> {
     pub fn new(app: &'a TestApp, who: &'a str) -> Self {
         Self {
             app,
+            balancer: None,
             who,
             jar: Mutex::default(),
             form_token: Mutex::default(),
+        }
+    }
+
+    pub fn across(nodes: &'a Nodes, who: &'a str) -> Self {
+        Self {
+            balancer: Some(nodes),
+            ..Self::new(nodes.first(), who)
         }
     }
 
@@ -143,9 +153,19 @@ impl<'a> Browser<'a> {
     pub fn copied(&self) -> Self {
         Self {
             app: self.app,
+            balancer: self.balancer,
             who: self.who,
             jar: Mutex::new(self.jar.lock().unwrap().clone()),
             form_token: Mutex::new(self.form_token.lock().unwrap().clone()),
+        }
+    }
+
+    /// As `copied`, and all its requests reach that node.
+    pub fn copied_to(&self, node: &'a TestApp) -> Self {
+        Self {
+            app: node,
+            balancer: None,
+            ..self.copied()
         }
     }
 
@@ -248,10 +268,8 @@ impl<'a> Browser<'a> {
 
     /// With the cookies, and nothing that a browser would say besides.
     pub fn bare(&self, method: Method, path: &str) -> RequestBuilder {
-        let request = self
-            .app
-            .http
-            .request(method, format!("{}{path}", self.app.url));
+        let node = self.balancer.map_or(self.app, Nodes::next);
+        let request = node.http.request(method, format!("{}{path}", node.url));
         let request = request.header(
             "user-agent",
             "Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0",

@@ -9,10 +9,10 @@ use reqwest::Method;
 use serde_json::{Value, json};
 
 use crate::actors::Answer;
-use crate::harness::{Backend, TestApp};
-use crate::token_api::Pair;
+use crate::harness::{Backend, Nodes, TestApp};
+use crate::token_api::{Pair, claims_of};
 
-/// How often a race is run on each backend.
+/// How often a race is run on one server.
 const ROUNDS: usize = 100;
 const MINUTE: Duration = Duration::from_secs(60);
 
@@ -63,6 +63,14 @@ impl<'a> Program<'a> {
             access: data["access_token"].as_str().unwrap().to_owned(),
             refresh,
             by_cookie,
+        }
+    }
+
+    /// The same program, its requests reaching that node.
+    fn at(&self, node: &'a TestApp) -> Self {
+        Self {
+            app: node,
+            ..self.clone()
         }
     }
 
@@ -149,14 +157,17 @@ async fn a_token_near_its_end_or_past_it_is_renewed_beside_any_request() {
 
 #[actix_web::test]
 async fn fifty_at_once_in_the_window_are_one_rotation() {
-    for backend in Backend::ALL {
-        let app = TestApp::start(backend).await;
-        for round in 0..ROUNDS {
+    for place in Nodes::ALL {
+        let nodes = Nodes::start(place, &[]).await;
+        let app = nodes.first();
+        for round in 0..nodes.rounds(ROUNDS) {
             // Near its end, and past it.
             let age = [26, 40][round % 2];
-            let mut ada = Program::begin(&app, "ada").await;
+            let mut ada = Program::begin(app, "ada").await;
+            let login = claims_of(&ada.access)["sid"].as_str().unwrap().to_owned();
             app.advance(age * MINUTE);
-            let answers = join_all((0..50).map(|_| ada.get("/api/v1/me"))).await;
+            let calls: Vec<_> = (0..50).map(|_| ada.at(nodes.next())).collect();
+            let answers = join_all(calls.iter().map(|call| call.get("/api/v1/me"))).await;
             let refresh: HashSet<&str> = answers
                 .iter()
                 .map(|answer| {
@@ -166,9 +177,15 @@ async fn fifty_at_once_in_the_window_are_one_rotation() {
                     answer.header("x-new-refresh-token")
                 })
                 .collect();
-            assert_eq!(refresh.len(), 1, "one new refresh token in all");
+            assert_eq!(refresh.len(), 1, "one new refresh token in all: {place:?}");
+            let rotations = format!(
+                "SELECT MAX(counter) AS number FROM rotating_tokens WHERE login_id = '{login}'"
+            );
+            assert_eq!(app.count(rotations).await, 1, "{place:?}");
             ada.renew(&answers[7]);
-            ada.get("/api/v1/me").await.expect(200);
+            for node in &nodes.all {
+                ada.at(node).get("/api/v1/me").await.expect(200);
+            }
             let body = json!({ "refresh_token": ada.refresh });
             assert_eq!(
                 app.post_json("/api/v1/auth/refresh", &body).await.status(),

@@ -191,6 +191,81 @@ impl TestApp {
     }
 }
 
+/// The servers of one installation, as a balancer has them: each in its turn.
+pub struct Nodes {
+    pub all: Vec<TestApp>,
+    turn: AtomicUsize,
+}
+
+impl Nodes {
+    /// Where races are run: on one server of each kind, and across two.
+    pub const ALL: [(Backend, usize); 3] = [
+        (Backend::Embedded, 1),
+        (Backend::Shared, 1),
+        (Backend::Shared, 2),
+    ];
+
+    pub async fn start((backend, count): (Backend, usize), settings: &[(&str, &str)]) -> Self {
+        let mut nodes = Self {
+            all: vec![TestApp::start_with(backend, settings).await],
+            turn: AtomicUsize::new(0),
+        };
+        let (installation, clock) = nodes.shared();
+        nodes.join(count - 1, &installation, &clock, settings).await;
+        nodes
+    }
+
+    /// All of them end before the first starts again.
+    pub async fn restart(&mut self, settings: &[(&str, &str)]) {
+        let (installation, clock) = self.shared();
+        let count = self.all.len();
+        self.all.clear();
+        self.join(count, &installation, &clock, settings).await;
+    }
+
+    fn shared(&self) -> (Arc<Installation>, Arc<FakeClock>) {
+        let first = self.first();
+        (Arc::clone(&first.installation), Arc::clone(&first.clock))
+    }
+
+    async fn join(
+        &mut self,
+        count: usize,
+        installation: &Arc<Installation>,
+        clock: &Arc<FakeClock>,
+        settings: &[(&str, &str)],
+    ) {
+        for _ in 0..count {
+            let (installation, clock) = (Arc::clone(installation), Arc::clone(clock));
+            let node = TestApp::join(installation, clock, settings).await;
+            self.all.push(node);
+        }
+    }
+
+    /// For what is no request: the clock, the database.
+    pub fn first(&self) -> &TestApp {
+        &self.all[0]
+    }
+
+    /// The one whose turn it is.
+    pub fn next(&self) -> &TestApp {
+        &self.all[self.turn.fetch_add(1, Ordering::SeqCst) % self.all.len()]
+    }
+
+    /// How long one may not know yet of an end on another.
+    pub fn news_takes(&self) -> Duration {
+        match self.all.len() {
+            1 => Duration::ZERO,
+            _ => Duration::from_secs(1),
+        }
+    }
+
+    /// How often a race is run: across nodes it has been run on one of them before.
+    pub fn rounds(&self, on_one: usize) -> usize {
+        on_one / self.all.len()
+    }
+}
+
 pub fn variable(name: &str) -> String {
     std::env::var(name).unwrap_or_else(|_| panic!("{name} is not set: run tests/run"))
 }

@@ -9,7 +9,8 @@ use reqwest::Method;
 use serde_json::json;
 
 use crate::actors::{Answer, Browser};
-use crate::harness::{Backend, TestApp};
+use crate::harness::{Backend, Nodes, TestApp};
+use crate::program::until;
 
 const SESSION: &str = "gapura_session";
 const REMEMBER: &str = "gapura_remember";
@@ -615,11 +616,12 @@ async fn a_remember_cookie_is_for_a_person_and_not_for_a_tab_left_open() {
 
 #[actix_web::test]
 async fn six_tabs_restored_at_once_all_open_and_stay() {
-    for backend in Backend::ALL {
-        let app = TestApp::start(backend).await;
-        let ada = Browser::new(&app, "ada").log_in_remembered().await;
+    for place in Nodes::ALL {
+        let nodes = Nodes::start(place, &[]).await;
+        let app = nodes.first();
+        let ada = Browser::across(&nodes, "ada").log_in_remembered().await;
         let login = login_id(&ada);
-        for _ in 0..200 {
+        for _ in 0..nodes.rounds(200) {
             ada.restart();
             for page in ada.open_at_once("/dashboard", 6).await {
                 page.expect(200);
@@ -778,16 +780,17 @@ async fn logging_out_of_a_dead_session_also_forgets_the_browser() {
 
 #[actix_web::test]
 async fn nothing_under_way_brings_a_session_back_after_its_logout() {
-    for backend in Backend::ALL {
-        let app = TestApp::start(backend).await;
-        for round in 0..150_usize {
-            let ada = Browser::new(&app, "ada");
+    for place in Nodes::ALL {
+        let nodes = Nodes::start(place, &[]).await;
+        for round in 0..nodes.rounds(150) {
+            let (ended_on, other) = (nodes.next(), nodes.next());
+            let ada = Browser::new(ended_on, "ada");
             ada.sign_in(&[("remember", "1")]).await.expect(303);
             let first = ada.copied();
             ada.restart();
             // A session whose first request will save it, and its remember cookie beside.
             ada.open("/dashboard").await.expect(200);
-            let (slow, restoring) = (ada.copied(), ada.copied());
+            let (slow, restoring) = (ada.copied_to(other), ada.copied_to(other));
             restoring.restart();
             let (out, saved, restored) = join3(
                 async {
@@ -812,8 +815,15 @@ async fn nothing_under_way_brings_a_session_back_after_its_logout() {
                 .chain(slow.cookie(SESSION))
                 .collect();
             for value in values {
-                let thief = Browser::new(&app, "ada");
+                let thief = Browser::new(ended_on, "ada");
                 thief.plant(SESSION, &value);
+                thief.copied().poll().await.expect_over("logged_out");
+                // Elsewhere the end is known within a second.
+                let thief = thief.copied_to(other);
+                until(seconds(1), || async {
+                    thief.copied().poll().await.status != 200
+                })
+                .await;
                 thief.poll().await.expect_over("logged_out");
             }
             for browser in [slow, restoring] {

@@ -15,13 +15,14 @@ use reqwest::{Method, RequestBuilder, Response};
 use serde_json::{Value, json};
 
 use crate::actors::Browser;
-use crate::harness::{Backend, Installation, TestApp};
+use crate::harness::{Backend, Installation, Nodes, TestApp};
+use crate::program::until;
 
 const SECOND: Duration = Duration::from_secs(1);
 const GRACE: Duration = Duration::from_secs(10);
 const DAY: Duration = Duration::from_secs(86_400);
-/// How often a race is run on each backend.
-const ROUNDS: i64 = 150;
+/// How often a race is run on one server.
+const ROUNDS: usize = 150;
 /// A token of this age is none of a burst: on PostgreSQL it is exchanged in one statement.
 const SETTLED: Duration = Duration::from_secs(61);
 const STRICT: &[(&str, &str)] = &[("GAPURA_REFRESH_GRACE", "0s")];
@@ -179,6 +180,25 @@ pub async fn refused(answer: Response, status: u16, code: &str) {
     );
 }
 
+impl Nodes {
+    /// The access token of a login that ended on that node is dead there at once, and within a second
+    /// on every other.
+    async fn refuse(&self, ended_on: &TestApp, access: &str) {
+        refused(ended_on.me(access).await, 401, "token_revoked").await;
+        for node in &self.all {
+            until(SECOND, || async { node.me(access).await.status() != 200 }).await;
+            refused(node.me(access).await, 401, "token_revoked").await;
+        }
+    }
+
+    /// The refresh token of a login that has ended is dead everywhere: the database is asked.
+    async fn refuse_refresh(&self, refresh: &str) {
+        for node in &self.all {
+            refused(node.present(refresh).await, 401, "refresh_reused").await;
+        }
+    }
+}
+
 #[actix_web::test]
 async fn a_program_logs_in_refreshes_and_logs_out() {
     for backend in Backend::ALL {
@@ -281,27 +301,21 @@ async fn the_refresh_token_is_read_from_the_body_then_the_header_then_the_cookie
 
 #[actix_web::test]
 async fn twenty_presentations_at_once_all_succeed_and_leave_one_successor() {
-    for backend in Backend::ALL {
-        let app = TestApp::start(backend).await;
-        let other = match backend {
-            Backend::Shared => Some(
-                TestApp::join(Arc::clone(&app.installation), Arc::clone(&app.clock), &[]).await,
-            ),
-            Backend::Embedded => None,
-        };
+    for place in Nodes::ALL {
+        let nodes = Nodes::start(place, &[]).await;
+        let app = nodes.first();
         let mut pair = app.log_in("ada").await;
-        for round in 1..=ROUNDS {
+        for round in 1..=nodes.rounds(ROUNDS) {
             // A login may be rotated thirty times a minute.
             app.advance(if round % 2 == 0 { 2 * SECOND } else { SETTLED });
-            let nodes = [&app, other.as_ref().unwrap_or(&app)];
-            let presented = (0..20).map(|i| nodes[i % 2].present(&pair.refresh));
+            let presented = (0..20).map(|_| nodes.next().present(&pair.refresh));
             let mut given = HashSet::new();
             for answer in join_all(presented).await {
                 given.insert(Pair::of(&good(answer).await).refresh);
             }
-            assert_eq!(given.len(), 1, "{backend:?}");
+            assert_eq!(given.len(), 1, "{place:?}");
             assert_eq!(app.live_tokens(&pair).await, 1);
-            assert_eq!(app.counter(&pair).await, round);
+            assert_eq!(app.counter(&pair).await, round as i64);
             pair.refresh = given.into_iter().next().expect("one");
         }
     }
@@ -348,19 +362,23 @@ async fn of_many_logins_that_refresh_together_each_goes_on_alone() {
 
 #[actix_web::test]
 async fn nothing_minted_by_a_refresh_survives_a_logout_beside_it() {
-    for backend in Backend::ALL {
-        let app = TestApp::start(backend).await;
-        for round in 0..2 * ROUNDS {
+    for place in Nodes::ALL {
+        let nodes = Nodes::start(place, &[]).await;
+        let app = nodes.first();
+        for round in 0..nodes.rounds(2 * ROUNDS) {
             let pair = app.begin_login("ada").await;
             if round % 4 < 2 {
                 app.advance(SETTLED);
             }
-            let (refreshed, logged_out) = if round % 2 == 0 {
-                join(app.present(&pair.refresh), app.log_out(&pair.access)).await
+            let (one, other) = (nodes.next(), nodes.next());
+            let (refreshed, logged_out, ended_on) = if round % 2 == 0 {
+                let both = join(one.present(&pair.refresh), other.log_out(&pair.access));
+                let (refreshed, out) = both.await;
+                (refreshed, out, other)
             } else {
-                let (out, refreshed) =
-                    join(app.log_out(&pair.access), app.present(&pair.refresh)).await;
-                (refreshed, out)
+                let both = join(one.log_out(&pair.access), other.present(&pair.refresh));
+                let (out, refreshed) = both.await;
+                (refreshed, out, one)
             };
             good(logged_out).await;
             let minted = match refreshed.status().as_u16() {
@@ -370,22 +388,23 @@ async fn nothing_minted_by_a_refresh_survives_a_logout_beside_it() {
                     continue;
                 }
             };
-            refused(app.me(&minted.access).await, 401, "token_revoked").await;
-            refused(app.present(&minted.refresh).await, 401, "refresh_reused").await;
+            nodes.refuse(ended_on, &minted.access).await;
+            nodes.refuse_refresh(&minted.refresh).await;
         }
     }
 }
 
 #[actix_web::test]
 async fn in_strict_mode_fifty_at_once_give_one_success_and_end_the_login() {
-    for backend in Backend::ALL {
-        let app = TestApp::start_with(backend, STRICT).await;
-        for round in 0..ROUNDS / 2 {
+    for place in Nodes::ALL {
+        let nodes = Nodes::start(place, STRICT).await;
+        let app = nodes.first();
+        for round in 0..nodes.rounds(ROUNDS / 2) {
             let pair = app.begin_login("ada").await;
             if round % 2 == 0 {
                 app.advance(SETTLED);
             }
-            let answers = join_all((0..50).map(|_| app.present(&pair.refresh))).await;
+            let answers = join_all((0..50).map(|_| nodes.next().present(&pair.refresh))).await;
             let mut minted = Vec::new();
             for answer in answers {
                 if answer.status() == 200 {
@@ -394,38 +413,40 @@ async fn in_strict_mode_fifty_at_once_give_one_success_and_end_the_login() {
                     refused(answer, 401, "refresh_reused").await;
                 }
             }
-            assert_eq!(minted.len(), 1, "{backend:?}");
-            refused(app.me(&minted[0].access).await, 401, "token_revoked").await;
-            refused(app.present(&minted[0].refresh).await, 401, "refresh_reused").await;
+            assert_eq!(minted.len(), 1, "{place:?}");
+            // Each node has told some of them of the theft, and so knows of it.
+            for node in &nodes.all {
+                refused(node.me(&minted[0].access).await, 401, "token_revoked").await;
+            }
+            nodes.refuse_refresh(&minted[0].refresh).await;
         }
     }
 }
 
 #[actix_web::test]
 async fn in_strict_mode_the_first_of_three_rotations_in_a_second_is_theft_also_after_a_restart() {
-    for backend in Backend::ALL {
+    for place in Nodes::ALL {
         for restarted in [false, true] {
-            let mut app = TestApp::start_with(backend, STRICT).await;
+            let mut nodes = Nodes::start(place, STRICT).await;
             let mut held = Vec::new();
-            for _ in 0..ROUNDS {
-                let first = app.begin_login("ada").await;
+            for _ in 0..nodes.rounds(ROUNDS) {
+                let first = nodes.first().begin_login("ada").await;
                 let mut newest = first.clone();
                 for _ in 0..3 {
-                    app.advance(Duration::from_millis(300));
-                    newest = app.refresh(&newest).await;
+                    nodes.first().advance(Duration::from_millis(300));
+                    newest = nodes.next().refresh(&newest).await;
                 }
                 held.push((first, newest));
             }
             if restarted {
-                let (installation, clock) = (Arc::clone(&app.installation), Arc::clone(&app.clock));
-                drop(app);
-                app = TestApp::join(installation, clock, STRICT).await;
+                nodes.restart(STRICT).await;
             }
             for (first, newest) in &held {
-                good(app.me(&newest.access).await).await;
-                refused(app.present(&first.refresh).await, 401, "refresh_reused").await;
-                refused(app.present(&newest.refresh).await, 401, "refresh_reused").await;
-                refused(app.me(&newest.access).await, 401, "token_revoked").await;
+                let node = nodes.next();
+                good(node.me(&newest.access).await).await;
+                refused(node.present(&first.refresh).await, 401, "refresh_reused").await;
+                nodes.refuse(node, &newest.access).await;
+                nodes.refuse_refresh(&newest.refresh).await;
             }
         }
     }
@@ -433,20 +454,22 @@ async fn in_strict_mode_the_first_of_three_rotations_in_a_second_is_theft_also_a
 
 #[actix_web::test]
 async fn theft_kills_the_newest_token_and_the_access_tokens_at_once_and_is_recorded() {
-    for backend in Backend::ALL {
-        let app = TestApp::start(backend).await;
+    for place in Nodes::ALL {
+        let nodes = Nodes::start(place, &[]).await;
+        let app = nodes.first();
         let mut other_login = app.begin_login("ada").await;
         let mut login = String::new();
-        for _ in 0..ROUNDS {
+        for _ in 0..nodes.rounds(ROUNDS) {
             let first = app.begin_login("ada").await;
-            let second = app.refresh(&first).await;
+            let second = nodes.next().refresh(&first).await;
             app.advance(GRACE);
-            let third = app.refresh(&second).await;
+            let third = nodes.next().refresh(&second).await;
             // `third` is within its grace; that is no excuse.
-            refused(app.present(&first.refresh).await, 401, "refresh_reused").await;
-            for pair in [&first, &second, &third] {
-                refused(app.me(&pair.access).await, 401, "token_revoked").await;
-                refused(app.present(&pair.refresh).await, 401, "refresh_reused").await;
+            let node = nodes.next();
+            refused(node.present(&first.refresh).await, 401, "refresh_reused").await;
+            for pair in [&third, &second, &first] {
+                nodes.refuse(node, &pair.access).await;
+                nodes.refuse_refresh(&pair.refresh).await;
             }
             login = login_of(&first);
         }
