@@ -1,8 +1,10 @@
 //! The database out of reach, and two hundred at once at one that is not.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use serde_json::json;
 use tempfile::TempDir;
 use tokio::time::Instant;
@@ -99,36 +101,52 @@ async fn without_the_database_nobody_is_logged_out_and_no_end_is_missed() {
     }
 }
 
+/// So many logins, and so many refreshes beside them.
+const AT_ONCE: usize = 200;
+
 #[actix_web::test]
 async fn two_hundred_at_once_meet_no_locked_database() {
     let place = Place::new().with("GAPURA_ADMIN_PASSWORD", PASSWORD);
     let server = place.serve();
+    // A login of its own for each refresh, so that each of them is a rotation.
     let mut held = Vec::new();
-    for _ in 0..20 {
-        held.push(server.pair("admin", PASSWORD).await.1);
+    while held.len() < AT_ONCE {
+        let pairs = (0..10).map(|_| server.pair("admin", PASSWORD));
+        let pairs = join_all(pairs).await.into_iter();
+        held.extend(pairs.map(|(_, refresh)| refresh));
     }
     for _ in 0..3 {
         // Connections of its own: one of the round before may be closed just as it is used again.
         let http = reqwest::Client::new();
-        let work = (0..400).map(|number| {
-            let (url, body) = match number / 20 % 2 {
+        let work = (0..2 * AT_ONCE).map(|number| {
+            let (url, body) = match number % 2 {
                 0 => ("token", json!({"username": "admin", "password": PASSWORD})),
-                _ => ("refresh", json!({ "refresh_token": held[number % 20] })),
+                _ => ("refresh", json!({ "refresh_token": held[number / 2] })),
             };
             let request = http.post(format!("{}/api/v1/auth/{url}", server.url));
             let request = request.json(&body).send();
             actix_web::rt::spawn(async move { (number, request.await.expect("an answer")) })
         });
+        let mut begun = 0;
+        let mut given = HashSet::new();
         for one in work.collect::<Vec<_>>() {
             let (number, answer) = one.await.expect("an answer");
-            let (is_login, status) = (number / 20 % 2 == 0, answer.status());
-            // More logins than may wait for a core are told to come back.
-            let queued = is_login && status == 503;
-            assert!(status == 200 || queued, "{number}: {status}");
-            if !is_login {
-                held[number % 20] = pair(answer).await.1;
+            let status = answer.status();
+            if number % 2 == 0 {
+                // More logins than may wait for a core are told to come back.
+                assert!(status == 200 || status == 503, "{number}: {status}");
+                begun += usize::from(status == 200);
+            } else {
+                assert_eq!(status, 200, "{number}");
+                let (_, next) = pair(answer).await;
+                assert_ne!(next, held[number / 2], "{number}");
+                given.insert(next.clone());
+                held[number / 2] = next;
             }
         }
+        assert_eq!(given.len(), AT_ONCE, "rotations");
+        // As many as may wait where there is one core.
+        assert!(begun >= 16, "{begun} logins");
     }
     let log = server.err.text();
     assert!(!log.contains("locked"), "{log}");
