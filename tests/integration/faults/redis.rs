@@ -5,11 +5,13 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::{join, join_all};
 use tempfile::TempDir;
 
+use super::killed::{browser, form_token_at};
 use super::proxy::{CUT, HANGING, OPEN, Proxy};
-use super::{parts, serve_beside, shared, timed, unavailable};
-use crate::program::{PASSWORD, signal, until};
+use super::{TOKEN_STATUS, parts, serve_beside, shared, timed, unavailable};
+use crate::program::{PASSWORD, Server, form_token, signal, until};
 
 /// A Redis of our own, which may be stopped.
 pub struct Redis {
@@ -73,6 +75,56 @@ impl Drop for Redis {
     }
 }
 
+/// Whatever is asked with a session or would begin one waits, and what needs a JWT goes on: all asked
+/// at once, while nobody knows of the fault yet.
+async fn asked_at_once(fault: &str, server: &Server, access: &str, csrf: &str, visitor: &Visitor) {
+    let post = |path: &str| server.http.post(format!("{}{path}", server.url));
+    let get = |path: &str| server.http.get(format!("{}{path}", server.url));
+    let ping = post("/api/update-activity").header("x-csrf-token", csrf);
+    let waiting = [
+        ("page", get("/dashboard")),
+        ("verify", get("/api/v1/verify")),
+        ("ping", ping),
+        ("logout", post("/logout").form(&[("csrf_token", csrf)])),
+        ("login", visitor.login(server)),
+    ];
+    let waiting = waiting.map(async |(what, request)| {
+        let what = format!("{fault}: {what}");
+        let answer = async { request.send().await.expect("an answer") };
+        unavailable(&what, Duration::from_secs(1), answer).await;
+    });
+    let going_on = ["/api/v1/me", "/api/v1/verify", TOKEN_STATUS].map(async |path| {
+        let (answer, took) = timed(server.get_as(path, access)).await;
+        assert_eq!(answer.status(), 200, "{fault}: {path}");
+        assert!(took < Duration::from_secs(1), "{fault}: {path}: {took:?}");
+    });
+    join(join_all(waiting), join_all(going_on)).await;
+}
+
+/// Somebody at the login page.
+struct Visitor {
+    browser: reqwest::Client,
+    csrf: String,
+}
+
+impl Visitor {
+    async fn of(server: &Server) -> Self {
+        let browser = browser();
+        let csrf = form_token_at(&browser, &format!("{}/login", server.url)).await;
+        Self { browser, csrf }
+    }
+
+    fn login(&self, server: &Server) -> reqwest::RequestBuilder {
+        let fields = [
+            ("login", "admin"),
+            ("password", PASSWORD),
+            ("csrf_token", &self.csrf),
+        ];
+        let request = self.browser.post(format!("{}/login", server.url));
+        request.form(&fields)
+    }
+}
+
 #[actix_web::test]
 async fn without_redis_tokens_go_on_sessions_wait_and_limits_hold() {
     let mut redis = Redis::start().await;
@@ -82,7 +134,11 @@ async fn without_redis_tokens_go_on_sessions_wait_and_limits_hold() {
     let server = serve_beside(&place).await;
     let (access, _) = server.pair("admin", PASSWORD).await;
     assert_eq!(server.sign_in("admin", PASSWORD).await.status(), 303);
-    assert_eq!(server.get("/dashboard").await.status(), 200);
+    let page = server.get("/dashboard").await;
+    assert_eq!(page.status(), 200);
+    let page = page.text().await.expect("a page");
+    let csrf = form_token(&page);
+    let visitor = Visitor::of(&server).await;
     let second = Duration::from_secs(1);
     for fault in ["stopped", "cut off", "out of reach", "gone"] {
         match fault {
@@ -91,11 +147,10 @@ async fn without_redis_tokens_go_on_sessions_wait_and_limits_hold() {
             "out of reach" => network.set(HANGING),
             _ => redis.stop(),
         }
-        unavailable(fault, second, server.get("/dashboard")).await;
+        asked_at_once(fault, &server, &access, csrf, &visitor).await;
         unavailable(fault, second, server.get("/dashboard")).await;
         let (answer, took) = timed(server.get("/login")).await;
         assert!(answer.status() == 200 && took < second, "{fault}: {took:?}");
-        assert_eq!(server.get_as("/api/v1/me", &access).await.status(), 200);
         let told = parts(&server).await;
         assert_eq!(
             (&told["store"], &told["database"]),
