@@ -1,6 +1,6 @@
 //! A disk with no room left.
 
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::time::Duration;
 
 use diesel::connection::SimpleConnection;
@@ -17,7 +17,7 @@ use crate::program::{PASSWORD, Place, Server, until};
 struct Tmpfs(TempDir);
 
 impl Tmpfs {
-    fn mount(size: &str) -> Option<Self> {
+    fn mount(size: &str) -> Self {
         let dir = TempDir::new().expect("a temporary directory");
         let mut mount = Command::new("mount");
         mount
@@ -25,10 +25,13 @@ impl Tmpfs {
             .arg(format!("size={size},mode=0700"))
             .arg("tmpfs")
             .arg(dir.path());
-        let status = mount.stderr(Stdio::null()).status();
-        status
-            .is_ok_and(|status| status.success())
-            .then_some(Self(dir))
+        let output = mount.output().expect("a command called mount");
+        assert!(
+            output.status.success(),
+            "a small disk can be mounted only by root: run tests/run as root ({})",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        Self(dir)
     }
 }
 
@@ -58,10 +61,7 @@ impl Drop for Tmpfs {
 
 #[actix_web::test]
 async fn on_a_full_disk_logins_wait_and_tokens_stay_good() {
-    let Some(disk) = Tmpfs::mount("4m") else {
-        println!("skipped: a small disk can be mounted only by root");
-        return;
-    };
+    let disk = Tmpfs::mount("4m");
     let place = Place::new().with("GAPURA_ADMIN_PASSWORD", PASSWORD);
     let place = place.with("GAPURA_DATA_DIR", &disk.0.path().display().to_string());
     let place = place.with("GAPURA_METRICS_BIND", "127.0.0.1:0");
@@ -123,10 +123,7 @@ async fn logins(server: &Server, kind: &str, outcome: &str) -> f64 {
 
 #[actix_web::test]
 async fn of_a_full_disk_of_postgresql_metrics_and_doctor_tell() {
-    let Some(disk) = Tmpfs::mount("32m") else {
-        println!("skipped: a small disk can be mounted only by root");
-        return;
-    };
+    let disk = Tmpfs::mount("32m");
     let postgres = Postgres::start().await;
     let path = disk.0.path();
     let owned = Command::new("chown").arg("postgres:").arg(path).status();

@@ -12,21 +12,19 @@ use crate::harness::Backend;
 use crate::process::place_on;
 use crate::program::{PASSWORD, Place, Server, pair, until};
 
-/// The library, where it is installed: `faketime` of Debian.
-fn library() -> Option<PathBuf> {
-    let folders = std::fs::read_dir("/usr/lib").ok()?;
-    let folders = folders.filter_map(|entry| Some(entry.ok()?.path().join("faketime")));
+/// Where Debian's `faketime` has put it.
+fn library() -> PathBuf {
+    let folders = std::fs::read_dir("/usr/lib").expect("a folder");
+    let folders = folders.map(|entry| entry.expect("an entry").path().join("faketime"));
     let mut files = folders.map(|folder| folder.join("libfaketimeMT.so.1"));
-    files.find(|file| file.exists())
+    let found = files.find(|file| file.exists());
+    found
+        .expect("libfaketime is not installed (Debian: faketime): run tests/run, which installs it")
 }
 
-/// A place whose clock [`set_clock`] sets; what only counts time that passes is left alone. `None`
-/// where the library is missing.
-fn place(backend: Backend) -> Option<Place> {
-    let Some(library) = library() else {
-        println!("skipped: libfaketime is not installed (Debian: faketime)");
-        return None;
-    };
+/// A place whose clock [`set_clock`] sets; what only counts time that passes is left alone.
+fn place(backend: Backend) -> Place {
+    let library = library();
     let place = place_on(backend)
         .with("GAPURA_ADMIN_PASSWORD", PASSWORD)
         .with("GAPURA_PUBLIC_URL", "http://localhost");
@@ -41,7 +39,7 @@ fn place(backend: Backend) -> Option<Place> {
     // Where nothing else is kept on a node, its operator gives it a place for the time.
     std::fs::create_dir_all(place.path("data")).unwrap();
     set_clock(&place, 0);
-    Some(place)
+    place
 }
 
 fn set_clock(place: &Place, hours: i64) {
@@ -125,8 +123,7 @@ impl Held {
 #[actix_web::test]
 async fn what_has_expired_stays_so_when_the_clock_is_set_back_also_after_a_restart() {
     for backend in Backend::ALL {
-        let Some(place) = place(backend) else { return };
-        let place = place
+        let place = place(backend)
             .with("GAPURA_SESSION_IDLE_TIMEOUT", "1h")
             .with("GAPURA_SESSION_LIFETIME", "90m")
             .with("GAPURA_REMEMBER_LIFETIME", "1h")
@@ -169,7 +166,7 @@ async fn what_has_expired_stays_so_when_the_clock_is_set_back_also_after_a_resta
 #[actix_web::test]
 async fn two_hours_forth_or_back_cost_nobody_more_than_what_has_expired() {
     for backend in Backend::ALL {
-        let Some(place) = place(backend) else { return };
+        let place = place(backend);
         let mut server = place.serve();
         let mut held = Held::gather(&server).await;
         set_clock(&place, -2);
@@ -204,10 +201,7 @@ async fn two_hours_forth_or_back_cost_nobody_more_than_what_has_expired() {
 
 #[actix_web::test]
 async fn a_node_whose_time_is_not_that_of_the_others_says_so() {
-    let Some(place) = place(Backend::Shared) else {
-        return;
-    };
-    let place = place.with("GAPURA_METRICS_BIND", "127.0.0.1:0");
+    let place = place(Backend::Shared).with("GAPURA_METRICS_BIND", "127.0.0.1:0");
     let server = place.serve();
     let apart = async |part| server.metric(&series(part)).await;
     for part in ["database", "redis"] {
