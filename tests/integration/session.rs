@@ -790,7 +790,9 @@ async fn nothing_under_way_brings_a_session_back_after_its_logout() {
             ada.restart();
             // A session whose first request will save it, and its remember cookie beside.
             ada.open("/dashboard").await.expect(200);
-            let (slow, restoring) = (ada.copied_to(other), ada.copied_to(other));
+            let slow = ada.copied_to(other);
+            // Whoever comes with a remember cookie learns of the end by that.
+            let restoring = ada.copied_to([other, ended_on][round % 2]);
             restoring.restart();
             let (out, saved, restored) = join3(
                 async {
@@ -809,22 +811,30 @@ async fn nothing_under_way_brings_a_session_back_after_its_logout() {
                 let lines = answer.set_cookies(SESSION).into_iter();
                 lines.filter_map(|line| Some(line.split_once('=')?.1.split(';').next()?.to_owned()))
             });
-            let values: Vec<String> = values
+            let values = values
                 .filter(|value| !value.is_empty())
                 .chain(first.cookie(SESSION))
-                .chain(slow.cookie(SESSION))
-                .collect();
-            for value in values {
-                let thief = Browser::new(ended_on, "ada");
-                thief.plant(SESSION, &value);
-                thief.copied().poll().await.expect_over("logged_out");
-                // Elsewhere the end is known within a second.
-                let thief = thief.copied_to(other);
-                until(seconds(1), || async {
-                    thief.copied().poll().await.status != 200
-                })
-                .await;
-                thief.poll().await.expect_over("logged_out");
+                .chain(slow.cookie(SESSION));
+            let poll = async |node, value: &str| {
+                let thief = Browser::new(node, "ada");
+                thief.plant(SESSION, value);
+                thief.poll().await
+            };
+            // Whoever finds a session over deletes it, so that each node is asked of others first.
+            let (here, elsewhere): (Vec<_>, Vec<_>) = values
+                .enumerate()
+                .partition(|(number, _)| (number + round / 2) % 2 == 0);
+            for (_, value) in &here {
+                poll(ended_on, value).await.expect_over("logged_out");
+            }
+            for (_, value) in &elsewhere {
+                let dead = async || poll(other, value).await.status != 200;
+                until(nodes.news_takes(), dead).await;
+            }
+            for (values, node) in [(&here, other), (&elsewhere, ended_on)] {
+                for (_, value) in values {
+                    poll(node, value).await.expect_over("logged_out");
+                }
             }
             for browser in [slow, restoring] {
                 browser.open("/dashboard").await.expect(303);
