@@ -171,7 +171,7 @@ fn let_nobody_in(_: &TcpListener) {}
 async fn write_figures(app: Data<App>) {
     loop {
         tokio::time::sleep(WRITE_FIGURES_EVERY).await;
-        if let Err(error) = app.figures.flush(&app.db, app.clock.now()).await {
+        if let Err(error) = app.figures.flush(&app.db.patient(), app.clock.now()).await {
             tracing::debug!(%error, "the day's figures could not be written down");
         }
     }

@@ -218,8 +218,11 @@ impl Db {
         let pool = self.pool.clone();
         self.in_time(actix_web::web::block(move || {
             let mut pooled = checkout(&pool)?;
-            let outcome = job(&mut pooled.conn).map_err(DbError::from);
-            pooled.is_broken = matches!(outcome, Err(DbError::Unavailable(_)));
+            let outcome = job(&mut pooled.conn);
+            // What came too late is no fault of the connection's.
+            let is_late = matches!(outcome, Err(diesel::result::Error::RollbackTransaction));
+            let outcome = outcome.map_err(DbError::from);
+            pooled.is_broken = !is_late && matches!(outcome, Err(DbError::Unavailable(_)));
             pooled.used_at = Instant::now();
             outcome
         }))
@@ -227,8 +230,9 @@ impl Db {
         .unwrap_or_else(|error| Err(DbError::Unavailable(error.to_string())))
     }
 
-    /// Runs a transaction. `Ok` is committed; an `Err` of the job rolls it back. One that has taken longer
-    /// than it was waited for is rolled back as well: who was told that nothing was done may try again.
+    /// Runs a transaction. `Ok` is committed; an `Err` of the job rolls it back. A job that has taken longer
+    /// than it was waited for is undone as well: who was told that nothing was done may try again. (What
+    /// waits after that, for the commit or for the rest of a group, may yet be done.)
     pub async fn write<T, F>(&self, job: F) -> Result<T, DbError>
     where
         T: Send + 'static,

@@ -174,7 +174,7 @@ impl Ended {
 }
 
 /// How far the feed goes, and which transactions may yet add something before that.
-#[derive(Clone, Copy, QueryableByName)]
+#[derive(Clone, Copy, Default, QueryableByName)]
 pub struct EndOfFeed {
     /// The last number.
     #[diesel(sql_type = BigInt)]
@@ -194,17 +194,33 @@ pub struct Reader {
     seen: VecDeque<(Instant, EndOfFeed)>,
     /// Everything up to here is surely known.
     settled: i64,
+    /// How far it went at the last reading.
+    end: EndOfFeed,
 }
 
 impl Reader {
-    /// Reads what is new, and once more what may have been committed late.
+    /// Reads what is new, and once more what may have been committed late. After a failure it begins anew
+    /// with the first line: who answers next may be a replica that has not heard all, and gives its numbers
+    /// a second time.
     ///
     /// # Errors
     /// When the database cannot be asked.
     pub async fn read(&mut self, db: &Db, ended: &Ended, now: Timestamp) -> Result<(), DbError> {
+        let read = self.read_on(db, ended, now).await;
+        if read.is_err() {
+            *self = Self::default();
+        }
+        read
+    }
+
+    async fn read_on(&mut self, db: &Db, ended: &Ended, now: Timestamp) -> Result<(), DbError> {
         let began = Instant::now();
         // Its end first: what is committed between the queries is read again.
         let end = db.read(store::end_of_feed).await?;
+        if end.last < self.end.last || end.next < self.end.next {
+            *self = Self::default();
+        }
+        self.end = end;
         let mut after = self.settled;
         loop {
             let page = move |conn: &mut _| store::revocations_after(conn, after, PAGE, now);

@@ -24,6 +24,10 @@ use crate::db::{AnyConnection, hold_user};
 use crate::error::Reason;
 use crate::id;
 
+/// So many logins of a person live at the same time; another one ends the oldest. All of them are ended by
+/// one transaction, which is given little time: whoever had any number of them could not be disabled.
+pub const MOST_LIVING: i64 = 10_000;
+
 /// How somebody signed in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
@@ -239,6 +243,8 @@ pub fn begin(
         ended_cause: None,
     };
     store::insert(conn, &login)?;
+    let too_many = store::living_beyond(conn, &user.id, MOST_LIVING, now)?;
+    end_each(conn, &too_many, Cause::Revoked, None, now)?;
     let event = Event::new(EventKind::Login, &user.id, now).by(&user.id, client);
     audit::record(conn, &event.of_login(&login.id))?;
     Ok(Some(login))
@@ -268,6 +274,9 @@ fn end_each(
     by: Option<Actor<'_>>,
     now: Timestamp,
 ) -> QueryResult<Vec<Login>> {
+    if logins.is_empty() {
+        return Ok(Vec::new());
+    }
     let ids: Vec<&str> = logins.iter().map(|login| login.id.as_str()).collect();
     let ended = store::end(conn, &ids, cause, now)?;
     let ended = logins.iter().filter(|login| ended.contains(&login.id));

@@ -119,16 +119,13 @@ pub fn take(
     conn: &mut AnyConnection,
     mut ends: Vec<UncountedEnd>,
 ) -> QueryResult<Vec<UncountedEnd>> {
-    // Always in the same order, so that two nodes never wait for each other.
-    ends.sort_by(|a, b| a.login_id.cmp(&b.login_id));
-    let mut taken = Vec::new();
-    for end in ends {
-        let this = uncounted_ends::table.find(&end.login_id);
-        if diesel::delete(this).execute(conn)? == 1 {
-            taken.push(end);
-        }
-    }
-    Ok(taken)
+    let ids: Vec<&str> = ends.iter().map(|end| end.login_id.as_str()).collect();
+    let ours = uncounted_ends::table.filter(uncounted_ends::login_id.eq_any(ids));
+    let taken = diesel::delete(ours).returning(uncounted_ends::login_id);
+    let taken: Vec<String> = directly!(conn, |conn| taken.get_results(conn))?;
+    let taken: HashSet<String> = taken.into_iter().collect();
+    ends.retain(|end| taken.contains(&end.login_id));
+    Ok(ends)
 }
 
 /// Forgets ends before `moment` that nobody counts, as where no node has its metrics on: at most `most`.
@@ -157,6 +154,24 @@ pub fn living_of(
         .filter(logins::user_id.eq(user_id))
         .filter(logins::ended_at.is_null())
         .filter(logins::expires_at.gt(now))
+        .select(Login::as_select())
+        .load(conn)
+}
+
+/// As [`living_of`], without the `most` latest; a few at a time.
+pub fn living_beyond(
+    conn: &mut AnyConnection,
+    user_id: &str,
+    most: i64,
+    now: Timestamp,
+) -> QueryResult<Vec<Login>> {
+    logins::table
+        .filter(logins::user_id.eq(user_id))
+        .filter(logins::ended_at.is_null())
+        .filter(logins::expires_at.gt(now))
+        .order(logins::id.desc())
+        .offset(most)
+        .limit(10)
         .select(Login::as_select())
         .load(conn)
 }

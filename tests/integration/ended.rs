@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use diesel::connection::{InstrumentationEvent, SimpleConnection};
 use diesel::{Connection, PgConnection};
-use gapura::clock::{Clock, SystemClock};
+use gapura::clock::{Clock, SystemClock, Timestamp};
 use gapura::config::DatabaseUrl;
 use gapura::db::{AnyConnection, Db, DbError};
 use gapura::login::ended::{Ended, Reader};
-use gapura::login::{self, Cause};
+use gapura::login::{self, Cause, Client};
 
 use crate::harness::{Backend, Installation, TestApp};
 
@@ -106,6 +106,94 @@ async fn an_end_that_takes_long_to_commit_is_known_and_what_is_known_is_not_read
     assert_eq!(node.reads_again().await, 0);
 }
 
+/// As where a replica that has not heard all is promoted.
+#[actix_web::test]
+async fn an_end_whose_number_was_given_before_is_known() {
+    let mut node = Node::with_an_end_under_way().await;
+    node.slow.batch_execute("ROLLBACK").unwrap();
+    for _ in 0..3 {
+        tokio::time::advance(LATER).await;
+        node.read().await;
+    }
+    assert_eq!(node.reads_again().await, 0);
+    node.slow
+        .batch_execute("TRUNCATE revocations RESTART IDENTITY")
+        .unwrap();
+    node.read().await;
+    end(&mut node.slow, 1);
+    node.read().await;
+    assert!(node.known()[0]);
+}
+
+/// The one that answers next may be another, and be as far by then.
+#[actix_web::test]
+async fn after_a_failed_reading_all_is_read_again() {
+    let mut node = Node::with_an_end_under_way().await;
+    node.slow.batch_execute("COMMIT").unwrap();
+    for _ in 0..3 {
+        tokio::time::advance(LATER).await;
+        node.read().await;
+    }
+    assert_eq!(node.reads_again().await, 0);
+    let rename = |from, to| format!("ALTER TABLE {from} RENAME TO {to}");
+    node.slow
+        .batch_execute(&rename("revocations", "away"))
+        .unwrap();
+    let read = node.reader.read(&node.db, &node.ended, SystemClock.now());
+    assert!(read.await.is_err());
+    node.slow
+        .batch_execute(&rename("away", "revocations"))
+        .unwrap();
+    assert_eq!(node.reads_again().await, 2);
+}
+
+/// Whoever has more could not be disabled: it would take longer than it is given.
+#[actix_web::test]
+async fn nobody_has_more_logins_than_can_be_ended_at_once() {
+    for backend in Backend::ALL {
+        let app = TestApp::start(backend).await;
+        let (now, hour) = (app.now(), Duration::from_secs(3600));
+        let begun = app.app.db.write(move |conn| {
+            let ada = gapura::account::by_login_name(conn, "ada")?.expect("ada");
+            many_logins(conn, &ada.id, login::MOST_LIVING + 3, now)?;
+            let (kind, client) = (login::Kind::Api, Client::command_line());
+            let begun = login::begin(conn, &ada, kind, &client, hour, now)?.expect("a login");
+            let living = login::living_of(conn, &ada.id, now)?;
+            let ended = login::by_id(conn, "0000000001")?.expect("the oldest");
+            Ok((begun, living, ended))
+        });
+        let (begun, living, ended) = begun.await.unwrap();
+        assert_eq!(living.len(), usize::try_from(login::MOST_LIVING).unwrap());
+        assert!(living.iter().any(|login| login.id == begun.id));
+        assert_eq!(ended.ended_cause.as_deref(), Some("revoked"));
+    }
+}
+
+fn many_logins(
+    conn: &mut AnyConnection,
+    user_id: &str,
+    count: i64,
+    now: Timestamp,
+) -> diesel::QueryResult<()> {
+    let (numbers, id) = match conn {
+        AnyConnection::Sqlite(_) => (
+            format!(
+                "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {count})"
+            ),
+            "printf('%010d', i)",
+        ),
+        AnyConnection::Postgres(_) => (
+            format!("WITH n (i) AS (SELECT generate_series(1, {count}))"),
+            "lpad(i::text, 10, '0')",
+        ),
+    };
+    let (now, later) = (now.millis(), now.millis() + 3_600_000);
+    conn.batch_execute(&format!(
+        "{numbers} INSERT INTO logins (id, user_id, kind, device, ip, started_at, auth_time, last_activity_at, expires_at) \
+         SELECT {id}, '{user_id}', 'api', '', '', {now}, {now}, {now}, {later} FROM n"
+    ))
+}
+
 /// Otherwise somebody with many logins could not be logged out of them in time.
 #[actix_web::test]
 async fn thousands_of_logins_are_ended_by_few_statements() {
@@ -114,18 +202,10 @@ async fn thousands_of_logins_are_ended_by_few_statements() {
         let (now, asked) = (app.now(), Arc::new(AtomicUsize::new(0)));
         let count = Arc::clone(&asked);
         let ended = app.app.db.write(move |conn| {
-            let ada = gapura::account::by_login_name(conn, "ada")?.expect("ada").id;
-            let numbers = match conn {
-                AnyConnection::Sqlite(_) => {
-                    "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 2500)"
-                }
-                AnyConnection::Postgres(_) => "WITH n (i) AS (SELECT generate_series(1, 2500))",
-            };
-            let (now_ms, later) = (now.millis(), now.millis() + 3_600_000);
-            conn.batch_execute(&format!(
-                "{numbers} INSERT INTO logins (id, user_id, kind, device, ip, started_at, auth_time, last_activity_at, \
-                 expires_at) SELECT 'many' || i, '{ada}', 'api', '', '', {now_ms}, {now_ms}, {now_ms}, {later} FROM n"
-            ))?;
+            let ada = gapura::account::by_login_name(conn, "ada")?
+                .expect("ada")
+                .id;
+            many_logins(conn, &ada, 2500, now)?;
             if let AnyConnection::Postgres(conn) = conn {
                 conn.set_instrumentation(move |event: InstrumentationEvent<'_>| {
                     if let InstrumentationEvent::StartQuery { .. } = event {
@@ -133,11 +213,11 @@ async fn thousands_of_logins_are_ended_by_few_statements() {
                     }
                 });
             }
-            login::end_all_of(conn, &ada, Cause::Revoked, Some("many7"), None, now)
+            login::end_all_of(conn, &ada, Cause::Revoked, Some("0000000007"), None, now)
         });
         let ended = ended.await.unwrap();
         assert_eq!(ended.len(), 2499);
-        assert!(ended.iter().all(|login| login.id != "many7"));
+        assert!(ended.iter().all(|login| login.id != "0000000007"));
         let asked = asked.load(Ordering::SeqCst);
         assert!(asked < 30, "{asked}");
         assert_eq!(backend == Backend::Shared, asked > 0);
