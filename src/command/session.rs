@@ -228,9 +228,7 @@ async fn end_all(db: &Db, now: Timestamp) -> Result<usize, DbError> {
         let ended = db.write(move |conn| {
             let client = Client::command_line();
             let living = login::living_after(conn, &from, STEP, now)?;
-            for login in &living {
-                login::end(conn, login, Cause::Revoked, Some(operator(&client)), now)?;
-            }
+            login::end_each(conn, &living, Cause::Revoked, Some(operator(&client)), now)?;
             Ok(living)
         });
         let ended = ended.await?;

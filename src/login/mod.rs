@@ -267,7 +267,10 @@ pub fn end(
 }
 
 /// As [`end`], of several at once. Those that this call has ended.
-fn end_each(
+///
+/// # Errors
+/// When the database refuses.
+pub fn end_each(
     conn: &mut AnyConnection,
     logins: &[Login],
     cause: Cause,
