@@ -84,14 +84,13 @@ fn say(line: fmt::Arguments<'_>) -> Result<(), String> {
 /// One clear sentence.
 pub async fn run() -> Result<(), String> {
     let arguments = Arguments::try_parse().map_err(|error| {
-        if error.to_string().starts_with("error: ") {
-            let told = error.to_string();
-            let told = told.trim_start_matches("error: ");
-            let told = told.split("\n\n").next().unwrap_or_default();
-            return format!("{}; `gapura help` shows what there is", in_one_line(told));
-        }
-        // It was asked for help.
-        error.exit()
+        let told = error.to_string();
+        let Some(told) = told.strip_prefix("error: ") else {
+            // It was asked for help.
+            error.exit()
+        };
+        let told = told.split("\n\n").next().unwrap_or_default();
+        format!("{}; `gapura help` shows what there is", in_one_line(told))
     })?;
     let config = Config::load(arguments.config.as_deref());
     let config = config.map_err(|problems| {

@@ -144,18 +144,21 @@ pub fn delete_uncounted(
         .execute(conn)
 }
 
+#[diesel::dsl::auto_type]
+fn living<'a>(user_id: &'a str, now: Timestamp) -> _ {
+    logins::table
+        .filter(logins::user_id.eq(user_id))
+        .filter(logins::ended_at.is_null())
+        .filter(logins::expires_at.gt(now))
+}
+
 /// The logins of a person that nobody has ended and that are not past their hard end.
 pub fn living_of(
     conn: &mut AnyConnection,
     user_id: &str,
     now: Timestamp,
 ) -> QueryResult<Vec<Login>> {
-    logins::table
-        .filter(logins::user_id.eq(user_id))
-        .filter(logins::ended_at.is_null())
-        .filter(logins::expires_at.gt(now))
-        .select(Login::as_select())
-        .load(conn)
+    living(user_id, now).select(Login::as_select()).load(conn)
 }
 
 /// As [`living_of`], without the `most` latest; a few at a time.
@@ -165,10 +168,7 @@ pub fn living_beyond(
     most: i64,
     now: Timestamp,
 ) -> QueryResult<Vec<Login>> {
-    logins::table
-        .filter(logins::user_id.eq(user_id))
-        .filter(logins::ended_at.is_null())
-        .filter(logins::expires_at.gt(now))
+    living(user_id, now)
         .order(logins::id.desc())
         .offset(most)
         .limit(10)
@@ -248,10 +248,7 @@ pub fn usable_of(
     idle_since: Timestamp,
     now: Timestamp,
 ) -> QueryResult<Vec<Login>> {
-    let living = logins::table
-        .filter(logins::user_id.eq(user_id))
-        .filter(logins::ended_at.is_null())
-        .filter(logins::expires_at.gt(now))
+    let living = living(user_id, now)
         .filter(is_usable!(idle_since, now))
         .into_boxed();
     let living = match after {

@@ -62,6 +62,15 @@ impl Node {
         [1, 2].map(|number| self.ended.cause(&login_id(number)).unwrap().is_some())
     }
 
+    /// Until nothing is read again.
+    async fn settle(&mut self) {
+        for _ in 0..3 {
+            tokio::time::advance(LATER).await;
+            self.read().await;
+        }
+        assert_eq!(self.reads_again().await, 0);
+    }
+
     /// What it reads again though it knows it.
     async fn reads_again(&mut self) -> usize {
         self.ended = Ended::new(Duration::from_secs(3600));
@@ -111,11 +120,7 @@ async fn an_end_that_takes_long_to_commit_is_known_and_what_is_known_is_not_read
 async fn an_end_whose_number_was_given_before_is_known() {
     let mut node = Node::with_an_end_under_way().await;
     node.slow.batch_execute("ROLLBACK").unwrap();
-    for _ in 0..3 {
-        tokio::time::advance(LATER).await;
-        node.read().await;
-    }
-    assert_eq!(node.reads_again().await, 0);
+    node.settle().await;
     node.slow
         .batch_execute("TRUNCATE revocations RESTART IDENTITY")
         .unwrap();
@@ -130,11 +135,7 @@ async fn an_end_whose_number_was_given_before_is_known() {
 async fn after_a_failed_reading_all_is_read_again() {
     let mut node = Node::with_an_end_under_way().await;
     node.slow.batch_execute("COMMIT").unwrap();
-    for _ in 0..3 {
-        tokio::time::advance(LATER).await;
-        node.read().await;
-    }
-    assert_eq!(node.reads_again().await, 0);
+    node.settle().await;
     let rename = |from, to| format!("ALTER TABLE {from} RENAME TO {to}");
     node.slow
         .batch_execute(&rename("revocations", "away"))
