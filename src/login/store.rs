@@ -59,15 +59,10 @@ pub fn end(
     if ended.is_empty() {
         return Ok(HashSet::new());
     }
-    let announced = ended.iter().map(|(id, _, _, expires_at)| {
-        (
-            revocations::subject.eq(id),
-            revocations::cause.eq(cause.name()),
-            revocations::revoked_at.eq(now),
-            revocations::expires_at.eq(expires_at),
-        )
-    });
-    let announced: Vec<_> = announced.collect();
+    let announced = ended
+        .iter()
+        .map(|(id, _, _, expires_at)| (id.as_str(), *expires_at));
+    announce_each(conn, announced, cause, now)?;
     let uncounted = ended.iter().map(|(id, kind, started_at, expires_at)| {
         // One that was over before somebody noticed lasted until then.
         let lasted = now.min(*expires_at).since(*started_at);
@@ -80,14 +75,8 @@ pub fn end(
         )
     });
     let uncounted: Vec<_> = uncounted.collect();
-    directly!(conn, |conn| {
-        diesel::insert_into(revocations::table)
-            .values(&announced)
-            .execute(conn)?;
-        diesel::insert_into(uncounted_ends::table)
-            .values(&uncounted)
-            .execute(conn)
-    })?;
+    let insertion = diesel::insert_into(uncounted_ends::table).values(&uncounted);
+    directly!(conn, |conn| insertion.execute(conn))?;
     Ok(ended.into_iter().map(|(id, ..)| id).collect())
 }
 
@@ -398,15 +387,26 @@ pub fn announce(
     at: Timestamp,
     expires_at: Timestamp,
 ) -> QueryResult<()> {
-    diesel::insert_into(revocations::table)
-        .values((
+    announce_each(conn, std::iter::once((id, expires_at)), cause, at)
+}
+
+fn announce_each<'a>(
+    conn: &mut AnyConnection,
+    ends: impl Iterator<Item = (&'a str, Timestamp)>,
+    cause: Cause,
+    at: Timestamp,
+) -> QueryResult<()> {
+    let lines = ends.map(|(id, expires_at)| {
+        (
             revocations::subject.eq(id),
             revocations::cause.eq(cause.name()),
             revocations::revoked_at.eq(at),
             revocations::expires_at.eq(expires_at),
-        ))
-        .execute(conn)
-        .map(drop)
+        )
+    });
+    let lines: Vec<_> = lines.collect();
+    let insertion = diesel::insert_into(revocations::table).values(&lines);
+    directly!(conn, |conn| insertion.execute(conn)).map(drop)
 }
 
 /// What the feed has after `seq`, in its order, at most `most` lines of it.
