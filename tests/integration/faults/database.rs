@@ -5,16 +5,113 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use serde_json::json;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::time::Instant;
 
 use super::killed::log_out;
+use super::postgres::Postgres;
 use super::proxy::{CUT, HANGING, OPEN, Proxy};
 use super::{TOKEN_STATUS, parts, serve_beside, shared, unavailable};
-use crate::program::{PASSWORD, Place, pair, until};
+use crate::program::{PASSWORD, Place, Server, pair, until};
 use crate::realtime::{Wire, closed};
 use crate::token_api::claims_of;
+
+/// What is trusted of ended logins without the database, and so how long a JWT alone goes on.
+const MAX_LAG: &str = "4s";
+
+async fn is_missed(server: &Server) {
+    until(Duration::from_secs(5), || async {
+        parts(server).await["database"] == "unavailable"
+    })
+    .await;
+}
+
+async fn is_valid(server: &Server, access: &str) -> bool {
+    let answer = server.get_as(TOKEN_STATUS, access).await;
+    assert_eq!(answer.status(), 200);
+    let status: Value = answer.json().await.expect("JSON");
+    status["data"]["valid"].as_bool().expect("true or false")
+}
+
+/// What needs the database is told so in time, and what does not goes on.
+async fn waits(what: &str, server: &Server, access: &str, refresh: &str, ending: &str) {
+    let limit = Duration::from_secs(2);
+    assert!(is_valid(server, access).await, "{what}");
+    unavailable(what, limit, server.refresh(refresh)).await;
+    unavailable(what, limit, server.token("admin", PASSWORD)).await;
+    // An end that cannot be written down is no end, and is not told as one.
+    let logout = async { log_out(server, ending).send().await.expect("an answer") };
+    unavailable(what, limit, logout).await;
+}
+
+/// What it knows of ended logins grows too old to be trusted.
+async fn is_trusted_no_longer(what: &str, server: &Server, access: &str) {
+    let took = until(Duration::from_secs(8), || async {
+        server.get_as(TOKEN_STATUS, access).await.status() == 503
+    })
+    .await;
+    assert!(took < Duration::from_secs(6), "{what}: {took:?}");
+}
+
+/// Everything goes on by itself, in time: answers the refresh token that is good from here on.
+async fn goes_on(
+    what: &str,
+    given_back: Instant,
+    server: &Server,
+    access: &str,
+    refresh: &str,
+) -> String {
+    until(Duration::from_secs(15), || async {
+        server.get("/readyz").await.status() == 200
+    })
+    .await;
+    assert!(is_valid(server, access).await, "{what}");
+    assert_eq!(server.get("/dashboard").await.status(), 200, "{what}");
+    let answer = server.refresh(refresh).await;
+    assert_eq!(answer.status(), 200, "{what}");
+    let refresh = pair(answer).await.1;
+    let took = given_back.elapsed();
+    assert!(took < Duration::from_secs(5), "{what}: {took:?}");
+    refresh
+}
+
+/// By the process itself. `without_the_database…` does the same by the network.
+#[actix_web::test]
+async fn a_postgresql_that_is_stopped_hung_or_killed_is_missed_in_time_and_found_again() {
+    let mut postgres = Postgres::start().await;
+    let place = Arc::new(
+        shared()
+            .with("DATABASE_URL", &postgres.url())
+            .with("GAPURA_REVOCATION_MAX_LAG", MAX_LAG),
+    );
+    let server = serve_beside(&place).await;
+    let (access, mut refresh) = server.pair("admin", PASSWORD).await;
+    assert_eq!(server.sign_in("admin", PASSWORD).await.status(), 303);
+    for what in ["INT", "KILL", "STOP"] {
+        let (ending, token_of_ending) = server.pair("admin", PASSWORD).await;
+        let (ended, token_of_ended) = server.pair("admin", PASSWORD).await;
+        assert_eq!(log_out(&server, &ended).send().await.unwrap().status(), 200);
+        match what {
+            "STOP" => postgres.signal(what),
+            _ => postgres.stop(what),
+        }
+        is_missed(&server).await;
+        assert!(!is_valid(&server, &ended).await, "{what}");
+        waits(what, &server, &access, &refresh, &ending).await;
+        is_trusted_no_longer(what, &server, &access).await;
+        match what {
+            "STOP" => postgres.signal("CONT"),
+            _ => postgres.return_().await,
+        }
+        refresh = goes_on(what, Instant::now(), &server, &access, &refresh).await;
+        // Neither is the end undone that was answered, nor the one done that was not.
+        let answer = server.refresh(&token_of_ended).await;
+        assert_eq!(answer.status(), 401, "{what}");
+        let answer = server.refresh(&token_of_ending).await;
+        assert_eq!(answer.status(), 200, "{what}");
+    }
+}
 
 #[actix_web::test]
 async fn without_the_database_nobody_is_logged_out_and_no_end_is_missed() {
@@ -35,39 +132,24 @@ async fn without_the_database_nobody_is_logged_out_and_no_end_is_missed() {
     let elsewhere = Place { dir, settings };
     let place = place
         .with("DATABASE_URL", &through)
-        .with("GAPURA_REVOCATION_MAX_LAG", "4s");
+        .with("GAPURA_REVOCATION_MAX_LAG", MAX_LAG);
     let place = Arc::new(place);
     let server = serve_beside(&place).await;
     let (access, mut refresh) = server.pair("admin", PASSWORD).await;
     assert_eq!(server.sign_in("admin", PASSWORD).await.status(), 303);
-    let limit = Duration::from_secs(2);
     for fault in [CUT, HANGING] {
         let (ending, token_of_ending) = server.pair("admin", PASSWORD).await;
         let (ended_elsewhere, _) = server.pair("admin", PASSWORD).await;
         proxy.set(fault);
         let what = format!("{fault}");
-        until(Duration::from_secs(5), || async {
-            parts(&server).await["database"] == "unavailable"
-        })
-        .await;
-        let answer = server.get_as(TOKEN_STATUS, &access).await;
-        assert_eq!(answer.status(), 200, "{what}");
-        unavailable(&what, limit, server.refresh(&refresh)).await;
-        unavailable(&what, limit, server.token("admin", PASSWORD)).await;
-        // An end that cannot be written down is no end, and is not told as one.
-        let logout = async { log_out(&server, &ending).send().await.expect("an answer") };
-        unavailable(&what, limit, logout).await;
+        is_missed(&server).await;
+        waits(&what, &server, &access, &refresh, &ending).await;
         let id = claims_of(&ended_elsewhere)["sid"]
             .as_str()
             .unwrap()
             .to_owned();
         elsewhere.run(&["session", "revoke", &id]).done();
-        // What it knows of ended logins grows too old to be trusted.
-        let took = until(Duration::from_secs(8), || async {
-            server.get_as(TOKEN_STATUS, &access).await.status() == 503
-        })
-        .await;
-        assert!(took < Duration::from_secs(6), "{what}: {took:?}");
+        is_trusted_no_longer(&what, &server, &access).await;
         let mut wire = Wire::open(&server.url, &[]).await;
         wire.authenticate(&access).await;
         assert_eq!(wire.hear().await, closed(1013, "unavailable"), "{what}");
@@ -81,21 +163,7 @@ async fn without_the_database_nobody_is_logged_out_and_no_end_is_missed() {
             body.contains("\"valid\":false")
         })
         .await;
-        until(Duration::from_secs(15), || async {
-            server.get("/readyz").await.status() == 200
-        })
-        .await;
-        assert_eq!(
-            server.get_as(TOKEN_STATUS, &access).await.status(),
-            200,
-            "{what}"
-        );
-        assert_eq!(server.get("/dashboard").await.status(), 200, "{what}");
-        let answer = server.refresh(&refresh).await;
-        assert_eq!(answer.status(), 200, "{what}");
-        refresh = pair(answer).await.1;
-        let took = given_back.elapsed();
-        assert!(took < Duration::from_secs(5), "{what}: {took:?}");
+        refresh = goes_on(&what, given_back, &server, &access, &refresh).await;
         let answer = server.refresh(&token_of_ending).await;
         assert_eq!(answer.status(), 200, "{what}");
     }

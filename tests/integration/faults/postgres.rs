@@ -1,6 +1,6 @@
 //! A PostgreSQL of a test's own, which may be hung or killed, and another's transaction in a shared one.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -16,14 +16,14 @@ use crate::program::{Place, signal, until};
 pub struct Postgres {
     child: Child,
     port: u16,
-    _dir: TempDir,
+    dir: TempDir,
 }
 
 impl Postgres {
     pub async fn start() -> Self {
         let bin = variable("GAPURA_TEST_POSTGRES_BIN");
         let dir = TempDir::new().expect("a temporary directory");
-        let data = dir.path().join("data");
+        let data = Self::data(&dir);
         std::fs::create_dir(&data).unwrap();
         // PostgreSQL does not run as root.
         if is_root() {
@@ -38,14 +38,33 @@ impl Postgres {
         let port = free.local_addr().expect("an address").port();
         drop(free);
         let child = Self::serve(&bin, &data, port);
-        let server = Self {
-            child,
-            port,
-            _dir: dir,
-        };
-        let answers = || async { PgConnection::establish(&server.url()).is_ok() };
-        until(Duration::from_secs(20), answers).await;
+        let server = Self { child, port, dir };
+        server.ready().await;
         server
+    }
+
+    fn data(dir: &TempDir) -> PathBuf {
+        dir.path().join("data")
+    }
+
+    async fn ready(&self) {
+        let answers = || async { PgConnection::establish(&self.url()).is_ok() };
+        until(Duration::from_secs(20), answers).await;
+    }
+
+    /// Ends it: by INT, as an operator does, or by KILL, as a machine without memory does.
+    pub fn stop(&mut self, by: &str) {
+        match by {
+            "KILL" => self.signal(by),
+            _ => signal(self.child.id(), by),
+        }
+        self.child.wait().expect("it ends");
+    }
+
+    pub async fn return_(&mut self) {
+        let bin = variable("GAPURA_TEST_POSTGRES_BIN");
+        self.child = Self::serve(&bin, &Self::data(&self.dir), self.port);
+        self.ready().await;
     }
 
     fn serve(bin: &str, data: &Path, port: u16) -> Child {
@@ -71,7 +90,8 @@ impl Postgres {
     /// To the server and everything that works for it.
     pub fn signal(&self, name: &str) {
         let id = self.child.id();
-        signal(id, name);
+        // Stopped, it starts no others while they are told.
+        signal(id, "STOP");
         let children = std::fs::read_to_string(format!("/proc/{id}/task/{id}/children"));
         let children = children.expect("its children");
         let children = children.split_whitespace();
@@ -82,11 +102,15 @@ impl Postgres {
                 .stderr(Stdio::null())
                 .status();
         }
+        signal(id, name);
     }
 }
 
 impl Drop for Postgres {
     fn drop(&mut self) {
+        if matches!(self.child.try_wait(), Ok(Some(_))) {
+            return;
+        }
         self.signal("CONT");
         signal(self.child.id(), "QUIT");
         let _ = self.child.wait();

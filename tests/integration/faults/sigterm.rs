@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use crate::program::{PASSWORD, Place, until};
+use crate::realtime::{Wire, closed};
 
 #[actix_web::test]
 async fn sigterm_under_load_fails_no_request_and_ends_in_time() {
@@ -43,6 +44,7 @@ async fn sigterm_under_load_fails_no_request_and_ends_in_time() {
     slow.write_all(head.as_bytes()).unwrap();
     slow.write_all(&body.as_bytes()[..5]).unwrap();
     let address = server.url.trim_start_matches("http://").to_owned();
+    let mut wire = Wire::with_token(&server.url, &token).await;
     let mut silent = std::net::TcpStream::connect(&address).unwrap();
     until(Duration::from_secs(5), || async {
         server.get("/readyz").await.status() == 200
@@ -54,6 +56,7 @@ async fn sigterm_under_load_fails_no_request_and_ends_in_time() {
     })
     .await;
     assert!(told < Duration::from_millis(500), "{told:?}");
+    assert_eq!(wire.hear_of_itself().await, closed(1001, "going_away"));
     away.store(true, Ordering::SeqCst);
     for client in load {
         assert!(client.await.expect("no failed request") > 0);
