@@ -4,12 +4,13 @@
 use std::time::Duration;
 
 use gapura::command::cleanup;
-use reqwest::Method;
+use reqwest::{Method, RequestBuilder};
 use serde_json::{Value, json};
 
 use crate::actors::{Answer, Browser};
 use crate::harness::{Backend, Nodes, TestApp};
 use crate::program::until;
+use crate::realtime::{Heard, Wire};
 
 const HOUR: Duration = Duration::from_secs(3600);
 const DAY: Duration = Duration::from_secs(86_400);
@@ -52,15 +53,27 @@ enum Held<'a> {
 struct Login<'a> {
     id: String,
     held: Held<'a>,
+    sockets: Vec<Wire>,
 }
 
-/// Ada with all her devices, and the log of what she did.
+/// A personal token.
+struct Key {
+    id: String,
+    token: String,
+}
+
+/// Ada with all her devices and keys, and what has become of them.
 struct World<'a> {
     nodes: &'a Nodes,
     password: &'static str,
     alive: Vec<Login<'a>>,
     dead: Vec<Login<'a>>,
+    keys: Vec<Key>,
+    dead_keys: Vec<Key>,
 }
+
+/// So many logins, keys, and sockets of one login at once.
+const MANY: usize = 8;
 
 const PASSWORDS: [&str; 2] = [TestApp::PASSWORD, "staple battery horse correct"];
 
@@ -83,6 +96,7 @@ impl<'a> World<'a> {
         let mut login = Login {
             id: String::new(),
             held,
+            sockets: Vec::new(),
         };
         let list = self.list(&login).await.expect("a fresh login is alive");
         let current = list.iter().find(|entry| entry["current"] == true);
@@ -93,15 +107,54 @@ impl<'a> World<'a> {
         self.alive.push(login);
     }
 
-    async fn ask(&self, login: &Login<'_>, method: Method, path: &str) -> Answer {
-        let request = match &login.held {
+    fn request(&self, login: &Login<'_>, method: Method, path: &str) -> RequestBuilder {
+        match &login.held {
             Held::Browser(browser) => browser.script(method, path),
-            Held::Program(program) => {
-                let request = self.nodes.next().call(method, path);
-                request.bearer_auth(&program.access)
-            }
-        };
-        Answer::of(request).await
+            Held::Program(program) => self.request_as(&program.access, method, path),
+        }
+    }
+
+    fn request_as(&self, token: &str, method: Method, path: &str) -> RequestBuilder {
+        self.nodes.next().call(method, path).bearer_auth(token)
+    }
+
+    async fn ask(&self, login: &Login<'_>, method: Method, path: &str) -> Answer {
+        Answer::of(self.request(login, method, path)).await
+    }
+
+    async fn open_socket(&mut self, chosen: usize) {
+        let url = &self.nodes.next().url;
+        let login = &mut self.alive[chosen];
+        login.sockets.push(match &login.held {
+            Held::Browser(browser) => Wire::of_page_at(url, browser).await,
+            Held::Program(program) => Wire::with_token(url, &program.access).await,
+        });
+    }
+
+    async fn make_key(&mut self, chosen: usize) {
+        let body = json!({"name": "a key", "scopes": ["*"], "current_password": self.password});
+        let login = &self.alive[chosen];
+        let request = self.request(login, Method::POST, "/api/v1/tokens");
+        let made = Answer::of(request.json(&body)).await.expect(201);
+        // A password given again renews the session's id.
+        if let Held::Browser(browser) = &login.held {
+            browser.take(&made);
+        }
+        let made = made.json();
+        let text = |name: &str| made["data"][name].as_str().expect(name).to_owned();
+        self.keys.push(Key {
+            id: text("id"),
+            token: text("token"),
+        });
+    }
+
+    async fn opens(&self, key: &Key) -> bool {
+        let request = self.request_as(&key.token, Method::GET, "/api/v1/me");
+        match Answer::of(request).await.status {
+            200 => true,
+            401 => false,
+            other => panic!("{other}"),
+        }
     }
 
     /// What a login sees of all of them; `None` when it is not let in.
@@ -123,6 +176,9 @@ impl<'a> World<'a> {
                 let request = self.nodes.next().call(Method::POST, "/api/v1/auth/refresh");
                 let request = request.json(&json!({ "refresh_token": program.refresh }));
                 *program = Program::of(&Answer::of(request).await.expect(200));
+                for socket in &mut login.sockets {
+                    socket.authenticate(&program.access).await;
+                }
             }
         }
     }
@@ -138,8 +194,8 @@ impl<'a> World<'a> {
             return self.log_in(dice).await;
         };
         let id = self.alive[chosen].id.clone();
-        match dice.throw(12) {
-            0..=4 if self.alive.len() < 8 => self.log_in(dice).await,
+        match dice.throw(16) {
+            0..=4 if self.alive.len() < MANY => self.log_in(dice).await,
             5 => {
                 match &self.alive[chosen].held {
                     Held::Browser(browser) => drop(browser.log_out().await.expect(303)),
@@ -170,15 +226,20 @@ impl<'a> World<'a> {
             9 => {
                 if let Held::Browser(browser) = &self.alive[chosen].held {
                     let next = PASSWORDS[usize::from(self.password == PASSWORDS[0])];
-                    let form = [
+                    let with_keys = dice.throw(2) == 0;
+                    let mut form = vec![
                         ("current_password", self.password),
                         ("password", next),
                         ("password_confirmation", next),
                     ];
+                    form.extend(with_keys.then_some(("revoke_tokens", "1")));
                     browser.post("/dashboard/password", &form).await.expect(303);
                     browser.open("/dashboard").await.expect(200);
                     self.password = next;
                     self.bury(|login| login.id != id);
+                    if with_keys {
+                        self.dead_keys.append(&mut self.keys);
+                    }
                 }
             }
             10 => {
@@ -187,8 +248,21 @@ impl<'a> World<'a> {
                     && browser.cookie("gapura_remember").is_some()
                 {
                     browser.restart();
-                    browser.open("/dashboard").await.expect(200);
+                    // The second is the first use of what the first has restored, and is noted.
+                    for _ in 0..2 {
+                        browser.open("/dashboard").await.expect(200);
+                    }
+                    self.alive[chosen].sockets.clear();
                 }
+            }
+            11 | 12 if self.alive[chosen].sockets.len() < MANY => self.open_socket(chosen).await,
+            13 if self.keys.len() < MANY => self.make_key(chosen).await,
+            14 if !self.keys.is_empty() => {
+                let key = self.keys.remove(dice.throw(self.keys.len()));
+                let path = format!("/api/v1/tokens/{}", key.id);
+                let answer = self.ask(&self.alive[chosen], Method::DELETE, &path);
+                answer.await.expect(200);
+                self.dead_keys.push(key);
             }
             _ => {
                 self.nodes
@@ -199,7 +273,23 @@ impl<'a> World<'a> {
         }
     }
 
-    async fn check(&self) {
+    async fn check(&mut self) {
+        for login in &mut self.alive {
+            for socket in &mut login.sockets {
+                assert!(socket.is_open().await, "alive");
+            }
+        }
+        for login in &mut self.dead {
+            for mut socket in login.sockets.drain(..) {
+                loop {
+                    match socket.hear().await {
+                        Heard::Closed(4401, _) => break,
+                        Heard::Event(_) => {}
+                        heard => panic!("{heard:?}"),
+                    }
+                }
+            }
+        }
         let mut expected: Vec<&str> = self.alive.iter().map(|login| &*login.id).collect();
         expected.sort_unstable();
         for login in &self.alive {
@@ -211,9 +301,25 @@ impl<'a> World<'a> {
             listed.sort_unstable();
             assert_eq!(listed, expected, "what is listed is what is alive");
         }
+        if let Some(login) = self.alive.last() {
+            let path = "/api/v1/tokens?limit=200";
+            let list = self.ask(login, Method::GET, path).await.expect(200).json();
+            let list = list["data"].as_array().unwrap();
+            let mut listed: Vec<_> = list.iter().map(|key| key["id"].as_str().unwrap()).collect();
+            let mut expected: Vec<_> = self.keys.iter().map(|key| &*key.id).collect();
+            listed.sort_unstable();
+            expected.sort_unstable();
+            assert_eq!(listed, expected, "the keys that are listed open");
+        }
+        let in_time = self.nodes.news_takes();
+        for key in &self.keys {
+            assert!(self.opens(key).await);
+        }
+        for key in self.dead_keys.iter().rev().take(6) {
+            until(in_time, || async { !self.opens(key).await }).await;
+        }
         for login in self.dead.iter().rev().take(6) {
             // What is dead stays dead.
-            let in_time = self.nodes.news_takes();
             until(in_time, || async { self.list(login).await.is_none() }).await;
             if let Held::Browser(browser) = &login.held {
                 let opened = || async { browser.copied().open("/dashboard").await.status };
@@ -244,6 +350,8 @@ async fn a_thousand_random_operations_leave_the_list_true() {
                 password: TestApp::PASSWORD,
                 alive: Vec::new(),
                 dead: Vec::new(),
+                keys: Vec::new(),
+                dead_keys: Vec::new(),
             },
         );
         for _ in 0..nodes.rounds(1000) {

@@ -111,7 +111,7 @@ impl Wire {
         Self::of_page_at(&browser.app.url, browser).await
     }
 
-    async fn of_page_at(url: &str, browser: &Browser<'_>) -> Self {
+    pub async fn of_page_at(url: &str, browser: &Browser<'_>) -> Self {
         let (cookies, origin) = (browser.cookie_header(), browser.origin());
         let headers = [("cookie", cookies.as_str()), ("origin", origin.as_str())];
         let mut wire = Self::open(url, &headers).await;
@@ -167,6 +167,21 @@ impl Wire {
                 heard => return heard,
             }
         }
+    }
+
+    /// Whether the server answers over it.
+    pub async fn is_open(&mut self) -> bool {
+        self.send(Message::Ping("there?".into())).await;
+        let answer = timeout(Duration::from_secs(5), async {
+            loop {
+                match self.0.next().await {
+                    Some(Ok(Message::Pong(_))) => return true,
+                    Some(Ok(Message::Close(_)) | Err(_)) | None => return false,
+                    Some(Ok(_)) => {}
+                }
+            }
+        });
+        answer.await.expect("an answer or an end")
     }
 
     /// Lets the news of logins that have just begun pass by.
