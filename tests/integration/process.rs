@@ -9,8 +9,9 @@ use tokio::time::Instant;
 
 use crate::harness::{Backend, Installation};
 use crate::program::{
-    APP_KEY, OTHER_APP_KEY, PASSWORD, Place, Server, add_user, after, mode, pair, until,
+    APP_KEY, OTHER_APP_KEY, PASSWORD, Place, Server, add_user, after, form_token, mode, pair, until,
 };
+use crate::realtime::{Wire, closed};
 
 pub fn place_on(backend: Backend) -> Place {
     let mut place = Place::new();
@@ -584,6 +585,165 @@ async fn the_log_holds_no_secret_even_at_debug() {
         let log = server.err.text();
         assert!(log.contains("served by the personal token instead"));
         for canary in canaries {
+            assert!(
+                !log.contains(&canary),
+                "{backend:?}: {canary} is in the log"
+            );
+        }
+    }
+}
+
+/// What must not be in a log.
+#[derive(Default)]
+struct Canaries(Vec<String>);
+
+impl Canaries {
+    /// One that is sent.
+    fn sent<'a>(&mut self, secret: &'a str) -> &'a str {
+        self.0.push(secret.to_owned());
+        secret
+    }
+
+    /// Every cookie and every token of an answer; gives its text.
+    async fn of(&mut self, status: u16, answer: reqwest::Response) -> String {
+        let cookies = answer.cookies().map(|cookie| cookie.value().to_owned());
+        self.0.extend(cookies.filter(|value| value.len() > 8));
+        let (url, got) = (answer.url().clone(), answer.status());
+        let text = answer.text().await.expect("a text");
+        assert_eq!(got, status, "{url}: {text}");
+        if let Ok(body) = serde_json::from_str(&text) {
+            self.of_json(&body);
+        }
+        if text.contains("csrf_token") {
+            self.0.push(form_token(&text).to_owned());
+        }
+        text
+    }
+
+    fn of_json(&mut self, value: &Value) {
+        for (name, value) in value.as_object().into_iter().flatten() {
+            match value {
+                Value::String(text) if name.ends_with("token") => self.0.push(text.clone()),
+                _ => self.of_json(value),
+            }
+        }
+    }
+}
+
+#[actix_web::test]
+async fn the_log_holds_no_secret_of_a_browser_a_socket_or_a_mistake() {
+    const FIRST: &str = "canary first password of admin";
+    const SECOND: &str = "canary second password of admin";
+    for backend in Backend::ALL {
+        let place = place_on(backend)
+            .with("GAPURA_LOG", "trace")
+            .with("GAPURA_ADMIN_PASSWORD", FIRST);
+        let server = place.serve();
+        let url = |path: &str| format!("{}{path}", server.url);
+        let mut canaries = Canaries::default();
+        let post = async |path: &str, fields: &[(&str, &str)]| {
+            let request = server.http.post(url(path)).form(fields);
+            let request = request.header("sec-fetch-site", "same-origin");
+            request.send().await.expect("an answer")
+        };
+
+        // Remembered, asked for the password once more, and given a new one.
+        let page = canaries.of(200, server.get("/login").await).await;
+        let fields = [
+            ("login", "admin"),
+            ("password", canaries.sent(FIRST)),
+            ("remember", "1"),
+            ("csrf_token", form_token(&page)),
+        ];
+        let answer = post("/login?next=%2Fdashboard%3Fcanary-next", &fields).await;
+        let remembered = answer
+            .cookies()
+            .any(|kept| kept.name() == "gapura_remember");
+        assert!(remembered);
+        canaries.of(303, answer).await;
+        canaries.sent("canary-next");
+        let page = server.get("/dashboard/password").await;
+        let page = canaries.of(200, page).await;
+        let fields = [
+            ("current_password", FIRST),
+            ("password", canaries.sent(SECOND)),
+            ("password_confirmation", SECOND),
+            ("csrf_token", form_token(&page)),
+        ];
+        let answer = post("/dashboard/password", &fields).await;
+        canaries.of(303, answer).await;
+        let page = canaries.of(200, server.get("/dashboard").await).await;
+        canaries.of(200, server.get("/api/v1/verify").await).await;
+
+        // A person made, and the older way in.
+        let access = server.token("admin", SECOND).await;
+        let access = canaries.of(200, access).await;
+        let access: Value = serde_json::from_str(&access).unwrap();
+        let access = access["data"]["access_token"].as_str().unwrap().to_owned();
+        let post_as = async |path: &str, body: Value| {
+            let request = server.http.post(url(path)).bearer_auth(&access);
+            request.json(&body).send().await.expect("an answer")
+        };
+        let eves = canaries.sent("canary password of eve");
+        let eve = json!({"username": "eve", "email": "eve@example.org", "password": eves});
+        canaries.of(201, post_as("/api/v1/users", eve).await).await;
+        let body = json!({"email": "eve@example.org", "password": eves, "device_name": "a till"});
+        let answer = server.post("/api/auth/login", &body).await;
+        canaries.of(200, answer).await;
+        let asked = json!({"token": canaries.sent("canary-introspected")});
+        let answer = post_as("/api/v1/auth/introspect", asked).await;
+        canaries.of(200, answer).await;
+
+        // Sockets.
+        Wire::with_token(&server.url, &access).await;
+        let mut stranger = Wire::open(&server.url, &[]).await;
+        let token = canaries.sent("canary-at-a-socket");
+        stranger.authenticate(token).await;
+        assert_eq!(stranger.hear().await, closed(4401, "token_invalid"));
+
+        // Secrets where they are not understood.
+        for body in [
+            r#"{"username": "admin", "password": canary-that-is-no-json}"#,
+            r#"{"username": "admin", "password": {"canary-in-an-object": 1}}"#,
+            r#"{"username": "admin", "password": "x", "device_name": ["canary-in-an-array"]}"#,
+        ] {
+            let request = server.http.post(url("/api/v1/auth/token")).body(body);
+            let request = request.header("content-type", "application/json");
+            let status = request.send().await.expect("an answer").status();
+            assert!(status.is_client_error(), "{status}: {body}");
+        }
+        for secret in [
+            "canary-that-is-no-json",
+            "canary-in-an-object",
+            "canary-in-an-array",
+        ] {
+            canaries.sent(secret);
+        }
+        let strange = [
+            ("authorization", canaries.sent("Basic canary-basic")),
+            ("cookie", "gapura_session=canary-session"),
+            ("cookie", "gapura_remember=canary-remember"),
+            ("x-csrf-token", canaries.sent("canary-form-token")),
+        ];
+        for (name, value) in strange {
+            canaries.sent(value.split('=').next_back().unwrap_or(value));
+            let http = reqwest::Client::new();
+            let request = http.get(url("/api/v1/me")).header(name, value);
+            let status = request.send().await.expect("an answer").status();
+            assert!(status.is_client_error(), "{status}: {name}");
+        }
+
+        // The end.
+        let answer = post("/logout", &[("csrf_token", form_token(&page))]).await;
+        canaries.of(303, answer).await;
+        assert_eq!(server.get("/canary-the-end").await.status(), 404);
+        until(Duration::from_secs(5), || async {
+            server.err.text().matches("\"status\":404").count() == 1
+        })
+        .await;
+        let log = server.err.text();
+        assert!(canaries.0.len() > 20, "{:?}", canaries.0);
+        for canary in canaries.0 {
             assert!(
                 !log.contains(&canary),
                 "{backend:?}: {canary} is in the log"
