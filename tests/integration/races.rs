@@ -6,6 +6,7 @@ use std::time::Duration;
 use gapura::command::cleanup;
 use reqwest::{Method, RequestBuilder};
 use serde_json::{Value, json};
+use tokio::time::timeout;
 
 use crate::actors::{Answer, Browser};
 use crate::harness::{Backend, Nodes, TestApp};
@@ -72,8 +73,10 @@ struct World<'a> {
     dead_keys: Vec<Key>,
 }
 
-/// So many logins, keys, and sockets of one login at once.
+/// So many logins and keys at once.
 const MANY: usize = 8;
+/// And so many sockets: a person may have 20 on a node.
+const SOCKETS: usize = 16;
 
 const PASSWORDS: [&str; 2] = [TestApp::PASSWORD, "staple battery horse correct"];
 
@@ -98,7 +101,7 @@ impl<'a> World<'a> {
             held,
             sockets: Vec::new(),
         };
-        let list = self.list(&login).await.expect("a fresh login is alive");
+        let list = self.list(&login).await;
         let current = list.iter().find(|entry| entry["current"] == true);
         login.id = current.expect("this one is listed")["id"]
             .as_str()
@@ -110,16 +113,19 @@ impl<'a> World<'a> {
     fn request(&self, login: &Login<'_>, method: Method, path: &str) -> RequestBuilder {
         match &login.held {
             Held::Browser(browser) => browser.script(method, path),
-            Held::Program(program) => self.request_as(&program.access, method, path),
+            Held::Program(program) => {
+                let request = self.nodes.next().call(method, path);
+                request.bearer_auth(&program.access)
+            }
         }
-    }
-
-    fn request_as(&self, token: &str, method: Method, path: &str) -> RequestBuilder {
-        self.nodes.next().call(method, path).bearer_auth(token)
     }
 
     async fn ask(&self, login: &Login<'_>, method: Method, path: &str) -> Answer {
         Answer::of(self.request(login, method, path)).await
+    }
+
+    fn sockets(&self) -> usize {
+        self.alive.iter().map(|login| login.sockets.len()).sum()
     }
 
     async fn open_socket(&mut self, chosen: usize) {
@@ -148,8 +154,8 @@ impl<'a> World<'a> {
         });
     }
 
-    async fn opens(&self, key: &Key) -> bool {
-        let request = self.request_as(&key.token, Method::GET, "/api/v1/me");
+    async fn opens(&self, node: &TestApp, key: &Key) -> bool {
+        let request = node.call(Method::GET, "/api/v1/me").bearer_auth(&key.token);
         match Answer::of(request).await.status {
             200 => true,
             401 => false,
@@ -157,16 +163,11 @@ impl<'a> World<'a> {
         }
     }
 
-    /// What a login sees of all of them; `None` when it is not let in.
-    async fn list(&self, login: &Login<'_>) -> Option<Vec<Value>> {
-        let answer = self
-            .ask(login, Method::GET, "/api/v1/sessions?limit=200")
-            .await;
-        match answer.status {
-            200 => Some(answer.json()["data"].as_array().unwrap().clone()),
-            401 | 419 => None,
-            other => panic!("{other}: {}", answer.body),
-        }
+    /// What a living login sees of all of them.
+    async fn list(&self, login: &Login<'_>) -> Vec<Value> {
+        let path = "/api/v1/sessions?limit=200";
+        let answer = self.ask(login, Method::GET, path).await.expect(200);
+        answer.json()["data"].as_array().unwrap().clone()
     }
 
     /// Refreshes what can be refreshed, so that who is alive can be asked.
@@ -255,7 +256,7 @@ impl<'a> World<'a> {
                     self.alive[chosen].sockets.clear();
                 }
             }
-            11 | 12 if self.alive[chosen].sockets.len() < MANY => self.open_socket(chosen).await,
+            11 | 12 if self.sockets() < SOCKETS => self.open_socket(chosen).await,
             13 if self.keys.len() < MANY => self.make_key(chosen).await,
             14 if !self.keys.is_empty() => {
                 let key = self.keys.remove(dice.throw(self.keys.len()));
@@ -281,19 +282,15 @@ impl<'a> World<'a> {
         }
         for login in &mut self.dead {
             for mut socket in login.sockets.drain(..) {
-                loop {
-                    match socket.hear().await {
-                        Heard::Closed(4401, _) => break,
-                        Heard::Event(_) => {}
-                        heard => panic!("{heard:?}"),
-                    }
-                }
+                let closed = async { while let Heard::Event(_) = socket.hear().await {} };
+                let in_time = timeout(Duration::from_secs(1), closed).await;
+                assert!(in_time.is_ok(), "the socket of a dead login is open");
             }
         }
         let mut expected: Vec<&str> = self.alive.iter().map(|login| &*login.id).collect();
         expected.sort_unstable();
         for login in &self.alive {
-            let list = self.list(login).await.expect("alive");
+            let list = self.list(login).await;
             let mut listed: Vec<&str> = list
                 .iter()
                 .map(|entry| entry["id"].as_str().unwrap())
@@ -311,21 +308,52 @@ impl<'a> World<'a> {
             expected.sort_unstable();
             assert_eq!(listed, expected, "the keys that are listed open");
         }
+        // For so long a node may remember a key.
+        self.nodes.first().advance(Duration::from_secs(1));
+        for node in &self.nodes.all {
+            for key in &self.keys {
+                assert!(self.opens(node, key).await);
+            }
+            self.stays_dead(node).await;
+        }
+    }
+
+    /// Of those that died last, none lives on that node, by whatever it held.
+    async fn stays_dead(&self, node: &TestApp) {
         let in_time = self.nodes.news_takes();
-        for key in &self.keys {
-            assert!(self.opens(key).await);
+        for key in self.dead_keys.iter().rev().take(MANY) {
+            assert!(!self.opens(node, key).await);
         }
-        for key in self.dead_keys.iter().rev().take(6) {
-            until(in_time, || async { !self.opens(key).await }).await;
-        }
-        for login in self.dead.iter().rev().take(6) {
-            // What is dead stays dead.
-            until(in_time, || async { self.list(login).await.is_none() }).await;
-            if let Held::Browser(browser) = &login.held {
-                let opened = || async { browser.copied().open("/dashboard").await.status };
-                until(in_time, || async { opened().await == 303 }).await;
+        for login in self.dead.iter().rev().take(MANY) {
+            until(in_time, || is_refused(node, login)).await;
+            match &login.held {
+                Held::Browser(browser) => {
+                    let copy = browser.copied_to(node);
+                    copy.open("/dashboard").await.expect(303);
+                    copy.restart();
+                    copy.open("/dashboard").await.expect(303);
+                }
+                Held::Program(program) => {
+                    assert_eq!(node.present(&program.refresh).await.status(), 401);
+                }
             }
         }
+    }
+}
+
+async fn is_refused(node: &TestApp, login: &Login<'_>) -> bool {
+    let path = "/api/v1/sessions";
+    let request = match &login.held {
+        Held::Browser(browser) => browser.copied_to(node).script(Method::GET, path),
+        Held::Program(program) => {
+            let request = node.call(Method::GET, path);
+            request.bearer_auth(&program.access)
+        }
+    };
+    match Answer::of(request).await.status {
+        200 => false,
+        401 | 419 => true,
+        other => panic!("{other}"),
     }
 }
 
