@@ -12,6 +12,7 @@ use reqwest::{Client, RequestBuilder};
 use serde_json::json;
 
 use super::postgres::SomebodyElse;
+use super::redis::Redis;
 use crate::harness::Backend;
 use crate::process::place_on;
 use crate::program::{PASSWORD, Place, Server, form_token, pair, until};
@@ -143,17 +144,22 @@ enum Work {
     Rotate,
     LogOut,
     SignIn,
+    Restore,
     SignOut,
 }
 
 /// Every table that the work comes to.
-const STEPS: [(Work, &[&str]); 5] = [
+const STEPS: [(Work, &[&str]); 6] = [
     (Work::LogIn, &["logins", "rotating_tokens", "audit_events"]),
     (Work::Rotate, &["rotating_tokens"]),
     (Work::LogOut, &["logins", "revocations", "audit_events"]),
     (
         Work::SignIn,
         &["logins", "rotating_tokens", "audit_events", "keystore"],
+    ),
+    (
+        Work::Restore,
+        &["rotating_tokens", "audit_events", "keystore"],
     ),
     (
         Work::SignOut,
@@ -182,6 +188,17 @@ pub async fn sign_in(server: &Server, browser: &Client) -> RequestBuilder {
         ("csrf_token", &csrf),
     ];
     browser.post(url).form(&fields)
+}
+
+/// Signs in, and gives the remember cookie as a browser that was opened again sends it.
+pub async fn remembered(server: &Server, browser: &Client) -> String {
+    let answer = sign_in(server, browser).await.send().await;
+    let answer = answer.expect("an answer");
+    assert_eq!(answer.status(), 303);
+    let mut cookies = answer.cookies();
+    let cookie = cookies.find(|cookie| cookie.name().ends_with("remember"));
+    let cookie = cookie.expect("a remember cookie");
+    format!("{}={}", cookie.name(), cookie.value())
 }
 
 pub async fn is_in(server: &Server, browser: &Client) -> bool {
@@ -229,6 +246,11 @@ async fn killed_at_any_step_it_leaves_nothing_half_made() {
                 assert_eq!(signed_in.expect("an answer").status(), 303, "{when}");
                 let dashboard = format!("{}/dashboard", server.url);
                 let stranger = browser();
+                let cookie = remembered(&server, &browser()).await;
+                let restore = |server: &Server| {
+                    let request = Client::new().get(format!("{}/dashboard", server.url));
+                    request.header("cookie", &cookie)
+                };
                 let request = match work {
                     Work::LogIn => {
                         let url = format!("{}/api/v1/auth/token", server.url);
@@ -238,6 +260,7 @@ async fn killed_at_any_step_it_leaves_nothing_half_made() {
                     Work::Rotate => refresh(&server, &token),
                     Work::LogOut => log_out(&server, &access),
                     Work::SignIn => sign_in(&server, &stranger).await,
+                    Work::Restore => restore(&server),
                     Work::SignOut => {
                         let csrf = form_token_at(&in_session, &dashboard).await;
                         let url = format!("{}/logout", server.url);
@@ -274,9 +297,61 @@ async fn killed_at_any_step_it_leaves_nothing_half_made() {
                     assert_eq!(again.expect("an answer").status(), 303, "{when}");
                     assert!(is_in(&server, &stranger).await, "{when}");
                 }
+                if work == Work::Restore {
+                    let again = restore(&server).send().await.expect("an answer");
+                    assert_eq!(again.status(), 200, "{when}");
+                }
                 database.is_whole(&when);
             }
         }
+    }
+}
+
+/// Where the database knows, and Redis is not told any more.
+#[actix_web::test]
+async fn killed_before_redis_is_told_an_end_stands_and_a_login_is_whole() {
+    let redis = Redis::start().await;
+    let place = place(Backend::Shared).with("REDIS_URL", &redis.url());
+    let mut server = place.serve();
+    let mut database = Database::of(&place, Backend::Shared);
+    let client = redis::Client::open(redis.url()).expect("an address");
+    let mut somebody = client.get_connection().expect("a connection");
+    for work in [Work::SignIn, Work::SignOut] {
+        let person = browser();
+        let mut request = sign_in(&server, &person).await;
+        let mut written = "SELECT count(*) FROM logins";
+        if work == Work::SignOut {
+            assert_eq!(request.send().await.expect("an answer").status(), 303);
+            let csrf = form_token_at(&person, &format!("{}/dashboard", server.url)).await;
+            let url = format!("{}/logout", server.url);
+            request = person.post(url).form(&[("csrf_token", csrf)]);
+            written = "SELECT count(*) FROM logins WHERE ended_at IS NOT NULL";
+        }
+        let before = database.number(written);
+        // Each asks Redis for a sign of life first, and then comes to the database.
+        database.stall("logins");
+        let request = actix_web::rt::spawn(async move { request.send().await.is_err() });
+        database.is_stalled().await;
+        let pause = redis::cmd("CLIENT")
+            .arg(&["PAUSE", "5000", "WRITE"])
+            .exec(&mut somebody);
+        pause.expect("it takes no changes");
+        database.go_on().await;
+        until(Duration::from_secs(5), || {
+            ready(database.number(written) > before)
+        })
+        .await;
+        server.signal("KILL");
+        server.ended().await;
+        assert!(request.await.expect("no panic"), "{work:?}: cut off");
+        let go_on = redis::cmd("CLIENT").arg("UNPAUSE").exec(&mut somebody);
+        go_on.expect("it goes on");
+        server = place.serve();
+        database.is_whole(&format!("{work:?}"));
+        assert!(!is_in(&server, &person).await, "{work:?}");
+        let again = sign_in(&server, &person).await.send().await;
+        assert_eq!(again.expect("an answer").status(), 303, "{work:?}");
+        assert!(is_in(&server, &person).await, "{work:?}");
     }
 }
 

@@ -46,6 +46,16 @@ async fn unavailable(what: &str, limit: Duration, work: impl Future<Output = Res
     );
 }
 
+/// A port below those that the kernel hands out by itself: still free once who had it has gone.
+fn lasting_port() -> u16 {
+    loop {
+        let port = 10_000 + u16::from_be_bytes(gapura::vault::random()) % 20_000;
+        if std::net::TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
+}
+
 pub fn shared() -> Place {
     place_on(Backend::Shared).with("GAPURA_ADMIN_PASSWORD", PASSWORD)
 }

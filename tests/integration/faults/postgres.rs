@@ -1,5 +1,6 @@
 //! A PostgreSQL of a test's own, which may be hung or killed, and another's transaction in a shared one.
 
+use std::future::ready;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -9,6 +10,7 @@ use diesel::sql_types::BigInt;
 use diesel::{Connection, PgConnection, QueryableByName, RunQueryDsl};
 use tempfile::TempDir;
 
+use super::lasting_port;
 use crate::harness::variable;
 use crate::program::{Place, signal, until};
 
@@ -34,9 +36,7 @@ impl Postgres {
             .args(["--username=postgres", "--auth=trust", "--encoding=UTF8"])
             .args(["--locale=C", "--no-sync", "--pgdata"])
             .arg(&data));
-        let free = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
-        let port = free.local_addr().expect("an address").port();
-        drop(free);
+        let port = lasting_port();
         let child = Self::serve(&bin, &data, port);
         let server = Self { child, port, dir };
         server.ready().await;
@@ -53,12 +53,13 @@ impl Postgres {
     }
 
     /// Ends it: by INT, as an operator does, or by KILL, as a machine without memory does.
-    pub fn stop(&mut self, by: &str) {
+    pub async fn stop(&mut self, by: &str) {
         match by {
             "KILL" => self.signal(by),
             _ => signal(self.child.id(), by),
         }
-        self.child.wait().expect("it ends");
+        let ended = || ready(self.child.try_wait().expect("a child").is_some());
+        until(Duration::from_secs(20), ended).await;
     }
 
     pub async fn return_(&mut self) {

@@ -5,12 +5,13 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::future::{join, join_all};
+use futures_util::future::{join_all, join3};
+use reqwest::Client;
 use tempfile::TempDir;
 
-use super::killed::{browser, form_token_at};
+use super::killed::{browser, form_token_at, remembered};
 use super::proxy::{CUT, HANGING, OPEN, Proxy};
-use super::{TOKEN_STATUS, parts, serve_beside, shared, timed, unavailable};
+use super::{TOKEN_STATUS, lasting_port, parts, serve_beside, shared, timed, unavailable};
 use crate::program::{PASSWORD, Server, form_token, signal, until};
 
 /// A Redis of our own, which may be stopped.
@@ -22,9 +23,7 @@ pub struct Redis {
 
 impl Redis {
     pub async fn start() -> Self {
-        let free = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
-        let port = free.local_addr().expect("an address").port();
-        drop(free);
+        let port = lasting_port();
         let dir = TempDir::new().expect("a temporary directory");
         let child = Self::spawn(port, dir.path());
         let redis = Self { child, port, dir };
@@ -98,20 +97,38 @@ async fn asked_at_once(fault: &str, server: &Server, access: &str, csrf: &str, v
         assert_eq!(answer.status(), 200, "{fault}: {path}");
         assert!(took < Duration::from_secs(1), "{fault}: {path}: {took:?}");
     });
-    join(join_all(waiting), join_all(going_on)).await;
+    // The login page is there for who has a session, who may have a form open, and who is remembered.
+    let remembered = Client::new().get(format!("{}/login", server.url));
+    let open = [
+        get("/login"),
+        visitor.browser.get(format!("{}/login", server.url)),
+        remembered.header("cookie", &visitor.remember),
+    ];
+    let open = open.map(async |request| {
+        let (answer, took) = timed(async { request.send().await.expect("an answer") }).await;
+        assert_eq!(answer.status(), 200, "{fault}");
+        assert!(took < Duration::from_secs(1), "{fault}: {took:?}");
+    });
+    join3(join_all(waiting), join_all(going_on), join_all(open)).await;
 }
 
 /// Somebody at the login page.
 struct Visitor {
-    browser: reqwest::Client,
+    browser: Client,
     csrf: String,
+    /// Of another browser of theirs.
+    remember: String,
 }
 
 impl Visitor {
     async fn of(server: &Server) -> Self {
         let browser = browser();
         let csrf = form_token_at(&browser, &format!("{}/login", server.url)).await;
-        Self { browser, csrf }
+        Self {
+            browser,
+            csrf,
+            remember: remembered(server, &self::browser()).await,
+        }
     }
 
     fn login(&self, server: &Server) -> reqwest::RequestBuilder {

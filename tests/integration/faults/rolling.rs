@@ -8,6 +8,7 @@ use reqwest::{Client, Response};
 use serde_json::json;
 use tempfile::TempDir;
 
+use super::lasting_port;
 use crate::gate::{Nginx, from_readme};
 use crate::harness::Backend;
 use crate::process::place_on;
@@ -93,16 +94,6 @@ impl Visitor {
 
 async fn is_ready(server: &Server) -> bool {
     server.get("/readyz").await.status() == 200
-}
-
-/// A port below those that the kernel hands out by itself: still free once the node has gone.
-fn lasting_port() -> u16 {
-    loop {
-        let port = 10_000 + u16::from_be_bytes(gapura::vault::random()) % 20_000;
-        if std::net::TcpListener::bind(("127.0.0.1", port)).is_ok() {
-            return port;
-        }
-    }
 }
 
 #[actix_web::test]

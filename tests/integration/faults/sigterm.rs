@@ -56,11 +56,11 @@ async fn sigterm_under_load_fails_no_request_and_ends_in_time() {
     })
     .await;
     assert!(told < Duration::from_millis(500), "{told:?}");
-    assert_eq!(wire.hear_of_itself().await, closed(1001, "going_away"));
     away.store(true, Ordering::SeqCst);
     for client in load {
         assert!(client.await.expect("no failed request") > 0);
     }
+    assert_eq!(wire.hear_of_itself().await, closed(1001, "going_away"));
     // Only once the door is closed does this one go on.
     until(Duration::from_secs(5), || async {
         std::net::TcpStream::connect(&address).is_err()

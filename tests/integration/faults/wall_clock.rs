@@ -7,7 +7,7 @@ use std::time::Duration;
 use gapura::clock::{Clock, SystemClock, Timestamp};
 use reqwest::StatusCode;
 
-use super::killed::{browser, sign_in};
+use super::killed::{browser, remembered};
 use crate::harness::Backend;
 use crate::process::place_on;
 use crate::program::{PASSWORD, Place, Server, pair, until};
@@ -62,13 +62,7 @@ impl Held {
     async fn gather(server: &Server) -> Self {
         let (access, refresh) = server.pair("admin", PASSWORD).await;
         let browser = browser();
-        let answer = sign_in(server, &browser).await.send().await.unwrap();
-        assert_eq!(answer.status(), 303);
-        let remember = answer
-            .cookies()
-            .find(|cookie| cookie.name().ends_with("remember"))
-            .expect("a remember cookie");
-        let remember = format!("{}={}", remember.name(), remember.value());
+        let remember = remembered(server, &browser).await;
         let held = Self {
             access,
             refresh,
