@@ -3,6 +3,8 @@
 use std::time::Duration;
 
 use actix_web::cookie::{Cookie, CookieJar};
+use base64::Engine;
+use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use futures_util::future::{join, join_all, join3};
 use gapura::keystore::Keystore;
 use reqwest::Method;
@@ -782,7 +784,9 @@ async fn logging_out_of_a_dead_session_also_forgets_the_browser() {
 async fn nothing_under_way_brings_a_session_back_after_its_logout() {
     for place in Nodes::ALL {
         let nodes = Nodes::start(place, &[]).await;
-        for round in 0..nodes.rounds(150) {
+        let rounds = nodes.rounds(150);
+        let mut came_first = 0;
+        for round in 0..rounds {
             let (ended_on, other) = (nodes.next(), nodes.next());
             let ada = Browser::new(ended_on, "ada");
             ada.sign_in(&[("remember", "1")]).await.expect(303);
@@ -806,6 +810,7 @@ async fn nothing_under_way_brings_a_session_back_after_its_logout() {
             )
             .await;
             out.expect_redirect("/login?reason=logged_out");
+            came_first += usize::from(restored.iter().any(|answer| answer.status == 200));
             // Every cookie that anybody was ever given in this login is dead.
             let values = saved.iter().chain(&restored).flat_map(|answer| {
                 let lines = answer.set_cookies(SESSION).into_iter();
@@ -842,6 +847,10 @@ async fn nothing_under_way_brings_a_session_back_after_its_logout() {
                 browser.poll().await.expect(401);
             }
         }
+        assert!(
+            (1..rounds).contains(&came_first),
+            "whichever came first: {came_first} of {rounds}"
+        );
     }
 }
 
@@ -1205,6 +1214,8 @@ async fn what_is_stored_cannot_be_used() {
         let ada = Browser::new(&app, "ada").log_in_remembered().await;
         ada.restart();
         let restored = ada.open("/dashboard").await.expect(200);
+        let pair = app.log_in("ada").await;
+        let next = app.refresh(&pair).await;
         let dump_before_use = dump(&app).await;
         ada.ping(0).await.expect(200);
         let dump = dump_before_use + &dump(&app).await;
@@ -1217,33 +1228,104 @@ async fn what_is_stored_cannot_be_used() {
             id.split_once('.').unwrap().1,
             remember.as_str(),
             // The MAC alone, in case the id before it stood apart.
-            &remember[24..],
+            &remember[MAC_AT..],
             &restored.form_token().unwrap(),
             TestApp::PASSWORD,
+            &pair.refresh,
+            &pair.refresh[MAC_AT..],
+            &pair.access,
+            pair.access.rsplit_once('.').unwrap().1,
+            &next.refresh,
+            &next.refresh[MAC_AT..],
+            &next.access,
         ];
         for (index, secret) in secrets.iter().enumerate() {
             assert!(!dump.contains(secret), "secret {index} is stored");
         }
-        // Whatever text is stored, presented as either cookie, is nobody.
+        for (index, (secret, from)) in [
+            (id.split_once('.').unwrap().1, 0),
+            (&remember, ID_BYTES),
+            (&pair.refresh, ID_BYTES),
+            (&next.refresh, ID_BYTES),
+        ]
+        .into_iter()
+        .enumerate()
+        {
+            let hex = hex(&BASE64_URL_SAFE_NO_PAD.decode(secret).unwrap()[from..]);
+            assert!(!dump.contains(&hex), "secret {index} is stored as bytes");
+        }
+        // Whatever text is stored, presented as either cookie or as a token, is nobody.
         let words = dump.split(|c: char| !c.is_ascii_alphanumeric() && !"-_.=".contains(c));
-        let mut words: Vec<&str> = words.filter(|word| word.len() >= 20).collect();
+        let mut words: Vec<&str> = words
+            .filter(|word| (20..=4096).contains(&word.len()))
+            .collect();
         words.sort_unstable();
         words.dedup();
-        for chunk in words.chunks(64).take(20) {
-            let tries = chunk.iter().map(|word| {
+        for chunk in words.chunks(64) {
+            let tries = chunk.iter().map(async |word| {
                 let request = app.http.get(format!("{}/dashboard", app.url));
                 let cookies = format!("{SESSION}={word}; {REMEMBER}={word}");
-                Answer::of(request.header("cookie", cookies))
-            });
-            for answer in join_all(tries.collect::<Vec<_>>()).await {
+                let answer = Answer::of(request.header("cookie", cookies)).await;
                 answer.expect(303);
-            }
+                assert_eq!(app.me(word).await.status(), 401, "{word}");
+                assert_eq!(app.present(word).await.status(), 401, "{word}");
+            });
+            join_all(tries).await;
         }
         ada.open("/dashboard").await.expect(200);
     }
 }
 
-/// Everything that an installation has stored, as text.
+/// The bytes of a rotating token's id, which is stored; a MAC, which is not, follows.
+const ID_BYTES: usize = 22;
+/// From here on the text of such a token is of the MAC alone.
+const MAC_AT: usize = 30;
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Every bit of them is sometimes set and sometimes not.
+fn vary(samples: &[Vec<u8>]) {
+    let (first, others) = samples.split_first().expect("samples");
+    for (index, byte) in first.iter().enumerate() {
+        let varied = others.iter().fold(0, |seen, it| seen | (it[index] ^ byte));
+        assert_eq!(varied, 0xff, "byte {index}");
+    }
+}
+
+#[actix_web::test]
+async fn ids_and_tokens_are_as_random_as_they_are_long() {
+    let app = TestApp::start_with(Backend::Embedded, &[("GAPURA_RATE_LIMITS", "off")]).await;
+    let ada = Browser::new(&app, "ada").log_in_remembered().await;
+    let (mut sessions, mut remembered, mut refreshed) = (Vec::new(), Vec::new(), Vec::new());
+    // By chance a bit is the same in all of them once in 2^47.
+    for _ in 0..48 {
+        ada.restart();
+        ada.open("/dashboard").await.expect(200);
+        ada.open("/dashboard").await.expect(200);
+        let id = session_id(&app, &ada.cookie(SESSION).unwrap());
+        sessions.push(id.split_once('.').unwrap().1.to_owned());
+        remembered.push(ada.cookie(REMEMBER).unwrap());
+        refreshed.push(app.begin_login("ada").await.refresh);
+    }
+    for (texts, bytes, time) in [
+        (sessions, 32, 0),
+        (remembered, ID_BYTES + 32, 6),
+        (refreshed, ID_BYTES + 32, 6),
+    ] {
+        let decoded = texts
+            .iter()
+            .map(|text| BASE64_URL_SAFE_NO_PAD.decode(text).unwrap());
+        let random: Vec<Vec<u8>> = decoded
+            .inspect(|it| assert_eq!(it.len(), bytes))
+            .map(|it| it[time..].to_vec())
+            .collect();
+        vary(&random);
+    }
+}
+
+/// Everything that an installation has stored, as text, and the bytes of files in hexadecimal besides.
 pub async fn dump(app: &TestApp) -> String {
     let mut text = String::new();
     if let Some(mut redis) = redis(app).await {
@@ -1282,7 +1364,9 @@ pub async fn dump(app: &TestApp) -> String {
         for file in std::fs::read_dir(app.installation.dir().join("data")).unwrap() {
             let path = file.unwrap().path();
             if path.file_name().is_some_and(|name| name != "app.key") {
-                text.push_str(&String::from_utf8_lossy(&std::fs::read(path).unwrap()));
+                let bytes = std::fs::read(path).unwrap();
+                text.push_str(&String::from_utf8_lossy(&bytes));
+                text.push_str(&format!("\n{}\n", hex(&bytes)));
             }
         }
     }
@@ -1302,10 +1386,29 @@ async fn pages_are_not_kept_and_run_nothing_of_others() {
         let missing = ada.open("/nowhere").await.expect(404);
         let ada = ada.log_in().await;
         let dashboard = ada.open("/dashboard").await.expect(200);
+        let stranger = Answer::of(app.call(Method::GET, "/api/v1/me")).await;
+        let data = [
+            stranger.expect(401),
+            ada.poll().await.expect(200),
+            ada.open("/healthz").await.expect(200),
+        ];
+        for answer in [&login, &refused, &missing, &dashboard]
+            .into_iter()
+            .chain(&data)
+        {
+            for (name, value) in [
+                ("x-content-type-options", "nosniff"),
+                ("x-frame-options", "DENY"),
+                ("referrer-policy", "same-origin"),
+                ("cross-origin-resource-policy", "same-origin"),
+            ] {
+                assert_eq!(answer.header(name), value);
+            }
+        }
         for page in [login, refused, missing, dashboard] {
+            assert_eq!(page.header("cross-origin-opener-policy"), "same-origin");
+            assert!(page.header("permissions-policy").contains("camera=()"));
             assert_eq!(page.header("cache-control"), "no-store");
-            assert_eq!(page.header("x-content-type-options"), "nosniff");
-            assert!(!page.header("referrer-policy").is_empty());
             assert!(
                 page.header("strict-transport-security").is_empty(),
                 "not under http"

@@ -436,7 +436,9 @@ async fn nothing_minted_by_a_refresh_survives_a_logout_beside_it() {
     for place in Nodes::ALL {
         let nodes = Nodes::start(place, &[]).await;
         let app = nodes.first();
-        for round in 0..nodes.rounds(2 * ROUNDS) {
+        let rounds = nodes.rounds(2 * ROUNDS);
+        let mut came_first = 0;
+        for round in 0..rounds {
             let pair = app.begin_login("ada").await;
             if round % 4 < 2 {
                 app.advance(SETTLED);
@@ -459,9 +461,14 @@ async fn nothing_minted_by_a_refresh_survives_a_logout_beside_it() {
                     continue;
                 }
             };
+            came_first += 1;
             nodes.refuse(ended_on, &minted.access).await;
             nodes.refuse_refresh(&minted.refresh).await;
         }
+        assert!(
+            (1..rounds).contains(&came_first),
+            "whichever came first: {came_first} of {rounds}"
+        );
     }
 }
 
