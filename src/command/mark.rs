@@ -21,8 +21,7 @@ pub const USUAL: Duration = Duration::from_secs(5);
 pub struct Mark(PathBuf);
 
 impl Mark {
-    /// The mark in that data dir. Where there is no such directory, since nothing is kept on this node,
-    /// no mark is kept either.
+    /// The mark in that data dir; where there is no such directory, none is kept.
     pub fn of(data_dir: &Path) -> Self {
         Self(data_dir.join("clock"))
     }

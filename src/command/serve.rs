@@ -21,7 +21,7 @@ use crate::i18n::Lang;
 use crate::keystore::Keystore;
 use crate::metrics;
 use crate::session::{self, STRANGERS};
-use crate::vault::random;
+use crate::vault::{create_data_dir, random};
 
 /// Migrates if needed and serves until told to stop.
 pub async fn run(config: Config) -> Result<(), String> {
@@ -43,6 +43,13 @@ pub async fn run(config: Config) -> Result<(), String> {
         tracing::warn!(
             "REDIS_URL is not set, so sessions are kept on this node alone: where there is another, each ends what the \
              other has begun"
+        );
+    }
+    // With PostgreSQL and Redis nothing else is kept there.
+    if let Err(problem) = create_data_dir(&config.data_dir) {
+        tracing::warn!(
+            "{problem}; what time it is cannot be kept there: should the clock be set back and this server be started anew, \
+             what had expired may live again"
         );
     }
     let mark = Mark::of(&config.data_dir);

@@ -132,7 +132,7 @@ pub async fn restore(req: &HttpRequest, app: &App, now: Timestamp) -> Result<Rec
             Ok(record)
         }
         Rotation::Reused(login) => {
-            let cause = login.cause_of_end(now).unwrap_or(Cause::Theft);
+            let cause = rotation::came_back(Purpose::Remember, &login, now);
             app.announce(&login, cause);
             clear(req, app);
             Err(AppError::SessionOver(cause.reason()))

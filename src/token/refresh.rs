@@ -16,7 +16,6 @@ use crate::error::{AppError, Code};
 use crate::figures::Figure;
 use crate::login::rotation::together::Presented;
 use crate::login::rotation::{self, Purpose, Rotation, Rules, TokenId};
-use crate::login::{self, Cause};
 use crate::web::answer::Outgoing;
 use crate::web::origin;
 
@@ -125,21 +124,7 @@ pub async fn exchange(
             Pair::after(app, next, now)
         }
         Rotation::Reused(login) => {
-            let (id, user) = (login::log_name(&login.id), &login.user_id);
-            let over = login.cause_of_end(now);
-            match over {
-                None => tracing::warn!(
-                    login = id,
-                    user,
-                    "a rotated refresh token came back; its login was ended"
-                ),
-                Some(_) => tracing::info!(
-                    login = id,
-                    user,
-                    "a refresh token came back whose login was over"
-                ),
-            }
-            app.announce(&login, over.unwrap_or(Cause::Theft));
+            app.announce(&login, rotation::came_back(Purpose::Refresh, &login, now));
             Err(Code::RefreshReused.into())
         }
         Rotation::TooMany(retry_after) => Err(AppError::RateLimited { retry_after }),

@@ -377,6 +377,8 @@ fn secure(headers: &mut HeaderMap, app: &App, is_page: bool, id: &str) {
     set("x-frame-options", "DENY");
     if is_page {
         set("cross-origin-opener-policy", "same-origin");
+        set("cross-origin-embedder-policy", "require-corp");
+        set("x-permitted-cross-domain-policies", "none");
         set(
             "permissions-policy",
             "camera=(), geolocation=(), microphone=(), payment=()",
@@ -456,6 +458,10 @@ fn log(req: &HttpRequest, app: &App, status: StatusCode, id: &str) {
         StatusCode::INTERNAL_SERVER_ERROR => tell!(Level::ERROR),
         // A probe, every second: the outage behind it is told when it begins.
         StatusCode::SERVICE_UNAVAILABLE if req.path() == "/readyz" => tell!(Level::DEBUG),
+        // More than there is room for: it is counted, and a flood would fill the log.
+        StatusCode::SERVICE_UNAVAILABLE if !req.extensions().contains::<Cause>() => {
+            tell!(Level::DEBUG);
+        }
         _ if status.is_server_error() => tell!(Level::WARN),
         _ => tell!(Level::DEBUG),
     }

@@ -5,9 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use actix_web::cookie::Cookie;
+use futures_util::future::join_all;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
+use crate::faults::killed::{browser, remembered};
 use crate::harness::{Backend, Installation};
 use crate::program::{
     APP_KEY, OTHER_APP_KEY, PASSWORD, Place, Server, add_user, after, form_token, mode, pair, until,
@@ -769,6 +771,52 @@ async fn the_log_holds_no_secret_of_a_browser_a_socket_or_a_mistake() {
             );
         }
     }
+}
+
+#[actix_web::test]
+async fn the_log_tells_of_a_token_that_came_back_and_of_none_that_is_turned_away() {
+    let place = Place::new()
+        .with("GAPURA_ADMIN_PASSWORD", PASSWORD)
+        .with("GAPURA_RATE_LIMITS", "off")
+        .with("GAPURA_REFRESH_GRACE", "0s");
+    let server = place.serve();
+    let (_, token) = server.pair("admin", PASSWORD).await;
+    for (status, told) in [
+        (200, ""),
+        (
+            401,
+            "a rotated refresh token came back; its login was ended",
+        ),
+        (401, "a refresh token came back whose login was over"),
+    ] {
+        assert_eq!(server.refresh(&token).await.status(), status);
+        server.logs(told).await;
+    }
+    let cookie = remembered(&server, &browser()).await;
+    for (status, told) in [
+        (200, ""),
+        (
+            303,
+            "a rotated remember token came back; its login was ended",
+        ),
+        (303, "a remember token came back whose login was over"),
+    ] {
+        let request = browser().get(format!("{}/dashboard", server.url));
+        let answer = request.header("cookie", &cookie).send().await;
+        assert_eq!(answer.expect("an answer").status(), status);
+        server.logs(told).await;
+    }
+
+    let flood = join_all((0..100).map(|_| server.token("admin", PASSWORD))).await;
+    let turned_away = flood.iter().filter(|answer| answer.status() == 503).count();
+    assert!(turned_away > 0);
+    server.signal("TERM");
+    server.logs("stopped").await;
+    assert!(
+        !server.err.text().contains("\"status\":503"),
+        "{}",
+        server.err.text()
+    );
 }
 
 #[actix_web::test]

@@ -16,7 +16,7 @@ use diesel::QueryResult;
 
 pub use self::store::{forget, has_live};
 use self::together::Presented;
-use super::{Cause, Client, Login};
+use super::{Cause, Client, Login, log_name};
 use crate::account::User;
 use crate::audit::{self, Event, Kind as EventKind};
 use crate::clock::Timestamp;
@@ -236,6 +236,26 @@ impl Rotation {
             Self::Unknown => "unknown",
         }
     }
+}
+
+/// Tells the log of a token that came back after its successor had been used ([`Rotation::Reused`]), and
+/// why its login is over.
+pub fn came_back(purpose: Purpose, login: &Login, now: Timestamp) -> Cause {
+    let (name, id, user) = (purpose.name(), log_name(&login.id), &login.user_id);
+    let over = login.cause_of_end(now);
+    match over {
+        None => tracing::warn!(
+            login = id,
+            user,
+            "a rotated {name} token came back; its login was ended"
+        ),
+        Some(_) => tracing::info!(
+            login = id,
+            user,
+            "a {name} token came back whose login was over"
+        ),
+    }
+    over.unwrap_or(Cause::Theft)
 }
 
 /// Begins a line for a new login: its first token.

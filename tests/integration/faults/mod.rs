@@ -4,7 +4,7 @@
 
 mod database;
 mod full_disk;
-mod killed;
+pub mod killed;
 mod postgres;
 pub mod proxy;
 pub mod redis;
