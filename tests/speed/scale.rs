@@ -399,10 +399,10 @@ async fn beside(
     };
     let each = with
         .iter()
-        .map(|load| format!("{:.0}/s, {}", load.rate, load.p99));
+        .map(|load| format!("{:.0}/s, {:.1} ms", load.rate, load.p99));
     println!(
         "\n{who} {} logins with their tokens, {} personal tokens and {} events: {:.1} s, the longest step {} ms. \
-         Rotations without it: {:.0}/s, p99 {}; while it ran, every {SECONDS} s: {}.",
+         Rotations without it: {:.0}/s, p99 {:.1} ms; while it ran, every {SECONDS} s: {}.",
         deleted.logins,
         deleted.tokens,
         deleted.events,
