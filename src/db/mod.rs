@@ -42,6 +42,8 @@ const BUSY_PATIENT: Duration = Duration::from_secs(10);
 /// A connection that answered so lately is not asked whether it still lives: where it does not, its
 /// next transaction says so, and it is dropped.
 const TRUSTED_FOR: Duration = Duration::from_secs(1);
+/// KiB of an SQLite file that a connection for reading keeps: there may be many, and the system keeps the file once for all.
+const READER_CACHE: u32 = 512;
 /// How long a request waits for a free connection.
 const CHECKOUT_LIMIT: Duration = Duration::from_millis(1000);
 
@@ -464,8 +466,13 @@ impl r2d2::ManageConnection for Manager {
     type Error = ConnectionError;
 
     fn connect(&self) -> Result<Pooled, ConnectionError> {
+        let mut conn = self.open()?;
+        if let AnyConnection::Sqlite(conn) = &mut conn {
+            conn.batch_execute(&format!("PRAGMA cache_size = -{READER_CACHE}"))
+                .map_err(ConnectionError::CouldntSetupConfiguration)?;
+        }
         Ok(Pooled {
-            conn: self.open()?,
+            conn,
             used_at: Instant::now(),
             is_broken: false,
         })
