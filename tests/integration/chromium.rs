@@ -209,10 +209,12 @@ impl Chromium {
         answer["result"]["value"].clone()
     }
 
-    /// Waits until an expression in the page is true.
+    /// Waits until an expression in the page is true. Between two pages there is nothing to ask.
     pub async fn until(&self, expression: &str) {
         let began = Instant::now();
-        while self.evaluate(expression).await != true {
+        let asked =
+            format!("(() => {{ try {{ return {expression} }} catch {{ return false }} }})()");
+        while self.evaluate(&asked).await != true {
             assert!(began.elapsed() < PATIENCE, "never: {expression}");
             pause().await;
         }
