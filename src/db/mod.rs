@@ -39,6 +39,8 @@ const PATIENCE: Duration = Duration::from_secs(15);
 /// How long SQLite waits while another process writes; for requests and for commands.
 const BUSY: Duration = Duration::from_secs(1);
 const BUSY_PATIENT: Duration = Duration::from_secs(10);
+/// After which it is tried again where it does not.
+const RETRY: Duration = Duration::from_millis(10);
 /// A connection that answered so lately is not asked whether it still lives: where it does not, its
 /// next transaction says so, and it is dropped.
 const TRUSTED_FOR: Duration = Duration::from_secs(1);
@@ -432,12 +434,25 @@ fn open_sqlite(path: &Path, busy: Duration) -> ConnectionResult<SqliteConnection
         _ => {}
     }
     let mut conn = SqliteConnection::establish(&path.to_string_lossy())?;
-    conn.batch_execute(&format!(
+    let pragmas = format!(
         "PRAGMA busy_timeout = {}; PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; \
          PRAGMA foreign_keys = ON; PRAGMA wal_autocheckpoint = 4000;",
         busy.as_millis()
-    ))
-    .map_err(ConnectionError::CouldntSetupConfiguration)?;
+    );
+    // Who changes a new file to WAL while another does is told that it is locked at once, whatever the timeout.
+    let mut tries = busy.as_millis() / RETRY.as_millis();
+    loop {
+        match conn.batch_execute(&pragmas) {
+            Err(error) if tries > 0 && error.to_string().contains("locked") => {
+                tries -= 1;
+                std::thread::sleep(RETRY);
+            }
+            done => {
+                done.map_err(ConnectionError::CouldntSetupConfiguration)?;
+                break;
+            }
+        }
+    }
     Ok(conn)
 }
 

@@ -292,7 +292,8 @@ async fn a_form_sent_to_a_login_that_has_ended_is_filled_in_again_after_the_next
     // A change of language does not lose what another form holds.
     ada.write("#name", "Label printer").await;
     ada.click(".language [value=id]").await;
-    ada.until("document.documentElement.lang === 'id'").await;
+    ada.until("document.documentElement.lang === 'id' && document.readyState === 'complete'")
+        .await;
     let kept = ada.evaluate(TOKEN_FORM).await;
     assert_eq!(kept, json!(["Label printer", "90"]));
     ada.close().await;
