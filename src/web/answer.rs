@@ -377,7 +377,6 @@ fn secure(headers: &mut HeaderMap, app: &App, is_page: bool, id: &str) {
     set("x-frame-options", "DENY");
     if is_page {
         set("cross-origin-opener-policy", "same-origin");
-        set("cross-origin-embedder-policy", "require-corp");
         set("x-permitted-cross-domain-policies", "none");
         set(
             "permissions-policy",

@@ -1404,7 +1404,6 @@ async fn pages_are_not_kept_and_run_nothing_of_others() {
         }
         for page in [login, refused, missing, dashboard] {
             assert_eq!(page.header("cross-origin-opener-policy"), "same-origin");
-            assert_eq!(page.header("cross-origin-embedder-policy"), "require-corp");
             assert_eq!(page.header("x-permitted-cross-domain-policies"), "none");
             assert!(page.header("permissions-policy").contains("camera=()"));
             assert_eq!(page.header("cache-control"), "no-store");
