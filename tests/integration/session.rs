@@ -784,9 +784,8 @@ async fn logging_out_of_a_dead_session_also_forgets_the_browser() {
 async fn nothing_under_way_brings_a_session_back_after_its_logout() {
     for place in Nodes::ALL {
         let nodes = Nodes::start(place, &[]).await;
-        let rounds = nodes.rounds(150);
         let mut came_first = 0;
-        for round in 0..rounds {
+        for round in 0..nodes.rounds(150) {
             let (ended_on, other) = (nodes.next(), nodes.next());
             let ada = Browser::new(ended_on, "ada");
             ada.sign_in(&[("remember", "1")]).await.expect(303);

@@ -436,9 +436,8 @@ async fn nothing_minted_by_a_refresh_survives_a_logout_beside_it() {
     for place in Nodes::ALL {
         let nodes = Nodes::start(place, &[]).await;
         let app = nodes.first();
-        let rounds = nodes.rounds(2 * ROUNDS);
         let mut came_first = 0;
-        for round in 0..rounds {
+        for round in 0..nodes.rounds(2 * ROUNDS) {
             let pair = app.begin_login("ada").await;
             if round % 4 < 2 {
                 app.advance(SETTLED);
