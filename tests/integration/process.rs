@@ -587,12 +587,7 @@ async fn the_log_holds_no_secret_even_at_debug() {
         .await;
         let log = server.err.text();
         assert!(log.contains("served by the personal token instead"));
-        for canary in canaries {
-            assert!(
-                !log.contains(&canary),
-                "{backend:?}: {canary} is in the log"
-            );
-        }
+        Canaries(canaries).are_not_in(&log, backend);
     }
 }
 
@@ -629,6 +624,12 @@ impl Canaries {
             self.0.push(form_token(&text).to_owned());
         }
         text
+    }
+
+    fn are_not_in(&self, log: &str, backend: Backend) {
+        for canary in &self.0 {
+            assert!(!log.contains(canary), "{backend:?}: {canary} is in the log");
+        }
     }
 
     fn of_json(&mut self, value: &Value) {
@@ -764,12 +765,7 @@ async fn the_log_holds_no_secret_of_a_browser_a_socket_or_a_mistake() {
         .await;
         let log = server.err.text();
         assert!(canaries.0.len() > 20, "{:?}", canaries.0);
-        for canary in canaries.0 {
-            assert!(
-                !log.contains(&canary),
-                "{backend:?}: {canary} is in the log"
-            );
-        }
+        canaries.are_not_in(&log, backend);
     }
 }
 
