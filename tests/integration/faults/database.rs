@@ -19,7 +19,7 @@ use crate::realtime::{Wire, closed};
 use crate::token_api::claims_of;
 
 /// What is trusted of ended logins without the database, and so how long a JWT alone goes on.
-const MAX_LAG: &str = "6s";
+const MAX_LAG: &str = "7s";
 
 /// What a client has when the database goes.
 struct Held<'a> {
@@ -68,7 +68,8 @@ async fn is_trusted_no_longer(what: &str, server: &Server, access: &str, since: 
     })
     .await;
     let after = since.elapsed().as_secs_f32();
-    assert!((4.5..7.5).contains(&after), "{what}: after {after} s");
+    // What it knows is as old as the beginning of the last reading, which may have waited for the database.
+    assert!((4.5..8.5).contains(&after), "{what}: after {after} s");
 }
 
 /// Everything goes on by itself, in time: answers the refresh token that is good from here on.
