@@ -255,7 +255,7 @@ impl Db {
         };
         let work = async {
             match &self.writer {
-                Some(writer) => self.in_time(writer.submit(job)).await?,
+                Some(writer) => self.in_time(writer.submit(until, job)).await?,
                 None => {
                     self.on_a_connection(move |conn| conn.transaction(job))
                         .await

@@ -7,18 +7,25 @@ use diesel::connection::{AnsiTransactionManager, TransactionManager};
 use diesel::sql_types::BigInt;
 use diesel::{Connection, QueryResult, QueryableByName, RunQueryDsl};
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 
-use super::{AnyConnection, DbError, Manager};
+use super::{AnyConnection, BUSY, DbError, Manager, RETRY};
 
 /// Jobs committed together at the most: bounds how long the first of a group waits.
 const LARGEST_GROUP: usize = 64;
 
 type Reply = Box<dyn FnOnce(Result<(), DbError>) + Send>;
-/// Runs a job in a savepoint and returns what to tell its caller once the group is committed.
-type Job = Box<dyn FnOnce(&mut AnyConnection) -> Reply + Send>;
+/// Runs a job in a savepoint, or takes note that no transaction could begin, and returns what to tell its
+/// caller once the group is committed.
+type Job = Box<dyn FnOnce(Result<&mut AnyConnection, DbError>) -> Reply + Send>;
+
+struct Waiting {
+    job: Job,
+    until: Instant,
+}
 
 enum Message {
-    Write(Job),
+    Write(Waiting),
     ChangedByOthers(oneshot::Sender<Result<bool, DbError>>),
 }
 
@@ -36,23 +43,25 @@ impl Writer {
         Self(sender)
     }
 
-    pub async fn submit<T, F>(&self, job: F) -> Result<T, DbError>
+    /// Runs a transaction, in a group with others. Where another process writes for long it is tried anew
+    /// as long as there is time for that before `until`.
+    pub async fn submit<T, F>(&self, until: Instant, job: F) -> Result<T, DbError>
     where
         T: Send + 'static,
         F: FnOnce(&mut AnyConnection) -> QueryResult<T> + Send + 'static,
     {
         let (sender, receiver) = oneshot::channel::<Result<T, DbError>>();
         let job: Job = Box::new(move |conn| {
-            let outcome = conn.transaction(job);
+            let outcome = conn.and_then(|conn| conn.transaction(job).map_err(DbError::from));
             Box::new(move |committed| {
                 // The caller may have given up waiting: then nobody listens.
-                let _ = sender.send(outcome.map_err(DbError::from).and_then(|value| {
+                let _ = sender.send(outcome.and_then(|value| {
                     committed?;
                     Ok(value)
                 }));
             })
         });
-        self.send(Message::Write(job))?;
+        self.send(Message::Write(Waiting { job, until }))?;
         receiver.await.unwrap_or_else(|_| Err(stopped()))
     }
 
@@ -97,15 +106,23 @@ pub fn finish(conn: &mut AnyConnection, commit: bool) -> QueryResult<()> {
 fn run(mut conn: AnyConnection, manager: &Manager, inbox: &mpsc::Receiver<Message>) {
     let mut version = data_version(&mut conn).ok();
     let mut is_sound = true;
-    while let Ok(first) = inbox.recv() {
+    let mut jobs = Vec::new();
+    loop {
+        // With jobs that are tried again nothing need come for another group.
+        let first = match jobs.is_empty() {
+            true => match inbox.recv() {
+                Ok(first) => Some(first),
+                Err(_) => return,
+            },
+            false => None,
+        };
         if !is_sound && let Ok(fresh) = manager.open() {
             conn = fresh;
             version = data_version(&mut conn).ok();
             is_sound = true;
         }
-        let waiting = inbox.try_iter().take(LARGEST_GROUP - 1);
-        let mut jobs = Vec::new();
-        for message in std::iter::once(first).chain(waiting) {
+        let more = LARGEST_GROUP.saturating_sub(jobs.len() + usize::from(first.is_some()));
+        for message in first.into_iter().chain(inbox.try_iter().take(more)) {
             match message {
                 Message::Write(job) => jobs.push(job),
                 Message::ChangedByOthers(reply) => {
@@ -121,21 +138,43 @@ fn run(mut conn: AnyConnection, manager: &Manager, inbox: &mpsc::Receiver<Messag
         if jobs.is_empty() {
             continue;
         }
+        if let Err(error) = begin(&mut conn) {
+            let _ = finish(&mut conn, false);
+            is_sound = false;
+            jobs = put_off(jobs, &error.to_string());
+            continue;
+        }
         // After a job that panicked or a group that could not be committed, Diesel's count of
         // savepoints need not be SQLite's: callers hear that the database is unavailable, and the
         // next group starts on a new connection.
-        let committed = catch_unwind(AssertUnwindSafe(|| commit_together(&mut conn, jobs)));
+        let group = std::mem::take(&mut jobs);
+        let committed = catch_unwind(AssertUnwindSafe(|| commit_together(&mut conn, group)));
         is_sound = committed.unwrap_or(false);
     }
 }
 
+/// What may be tried again, since another process writes and there is time for another wait as long as
+/// this one; the others hear that there is no transaction.
+fn put_off(jobs: Vec<Waiting>, cause: &str) -> Vec<Waiting> {
+    let another = Instant::now() + BUSY;
+    let (again, over): (Vec<_>, Vec<_>) = jobs
+        .into_iter()
+        .partition(|waiting| cause.contains("locked") && waiting.until > another);
+    for Waiting { job, .. } in over {
+        job(Err(DbError::Unavailable(cause.to_owned())))(Ok(()));
+    }
+    if !again.is_empty() {
+        // Where SQLite has not waited by itself.
+        std::thread::sleep(RETRY);
+    }
+    again
+}
+
 /// Whether the group was committed.
-fn commit_together(conn: &mut AnyConnection, jobs: Vec<Job>) -> bool {
-    let mut replies = Vec::with_capacity(jobs.len());
-    let outcome = begin(conn).and_then(|()| {
-        replies.extend(jobs.into_iter().map(|job| job(conn)));
-        finish(conn, true)
-    });
+fn commit_together(conn: &mut AnyConnection, jobs: Vec<Waiting>) -> bool {
+    let run = |Waiting { job, .. }| job(Ok(&mut *conn));
+    let replies: Vec<_> = jobs.into_iter().map(run).collect();
+    let outcome = finish(conn, true);
     if outcome.is_err() {
         let _ = finish(conn, false);
     }
