@@ -12,7 +12,7 @@ use crate::config::Config;
 use crate::error::{AppError, Code};
 use crate::login::rotation::{self, Purpose, Rotation, Rules, TokenId};
 use crate::login::{self, Cause};
-use crate::web::answer::Outgoing;
+use crate::web::answer::{self, Outgoing};
 use crate::web::origin;
 
 const COOKIE: &str = "gapura_remember";
@@ -131,8 +131,8 @@ pub async fn restore(req: &HttpRequest, app: &App, now: Timestamp) -> Result<Rec
             set(req, app, next.token, next.expires_at, now);
             Ok(record)
         }
-        Rotation::Reused(login) => {
-            let cause = rotation::came_back(Purpose::Remember, &login, now);
+        Rotation::Reused { login, is_first } => {
+            let cause = answer::came_back(req, Purpose::Remember, &login, is_first, now);
             app.announce(&login, cause);
             clear(req, app);
             Err(AppError::SessionOver(cause.reason()))

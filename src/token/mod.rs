@@ -244,7 +244,7 @@ pub fn count(app: &App, rotation: &Rotation, now: Timestamp) {
             figures.add(Figure::RefreshAge, age);
         }
         Rotation::Newest(_) | Rotation::Sibling(_) => figures.count(Figure::RefreshRepeated),
-        Rotation::Reused(_) => figures.count(Figure::RefreshReused),
+        Rotation::Reused { .. } => figures.count(Figure::RefreshReused),
         Rotation::Expired => figures.count(Figure::RefreshExpired),
         Rotation::Unknown => figures.count(Figure::RefreshInvalid),
         // Told to come back, not refused.

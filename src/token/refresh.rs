@@ -16,7 +16,7 @@ use crate::error::{AppError, Code};
 use crate::figures::Figure;
 use crate::login::rotation::together::Presented;
 use crate::login::rotation::{self, Purpose, Rotation, Rules, TokenId};
-use crate::web::answer::Outgoing;
+use crate::web::answer::{self, Outgoing};
 use crate::web::origin;
 
 /// Name of the cookie that holds a refresh token.
@@ -123,8 +123,9 @@ pub async fn exchange(
         Rotation::Fresh(next) | Rotation::Newest(next) | Rotation::Sibling(next) => {
             Pair::after(app, next, now)
         }
-        Rotation::Reused(login) => {
-            app.announce(&login, rotation::came_back(Purpose::Refresh, &login, now));
+        Rotation::Reused { login, is_first } => {
+            let cause = answer::came_back(req, Purpose::Refresh, &login, is_first, now);
+            app.announce(&login, cause);
             Err(Code::RefreshReused.into())
         }
         Rotation::TooMany(retry_after) => Err(AppError::RateLimited { retry_after }),

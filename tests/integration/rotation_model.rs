@@ -619,7 +619,7 @@ impl Replay {
                     Rotation::Fresh(next) => Said::Fresh(index_of(&mut ids, next.token)),
                     Rotation::Newest(next) => Said::Newest(index_of(&mut ids, next.token)),
                     Rotation::Sibling(next) => Said::Sibling(index_of(&mut ids, next.token)),
-                    Rotation::Reused(_) => Said::Theft,
+                    Rotation::Reused { .. } => Said::Theft,
                     Rotation::Expired | Rotation::Unknown | Rotation::TooMany(_) => {
                         panic!("nothing here expires or is limited")
                     }

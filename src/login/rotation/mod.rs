@@ -16,7 +16,7 @@ use diesel::QueryResult;
 
 pub use self::store::{forget, has_live};
 use self::together::Presented;
-use super::{Cause, Client, Login, log_name};
+use super::{Cause, Client, Login};
 use crate::account::User;
 use crate::audit::{self, Event, Kind as EventKind};
 use crate::clock::Timestamp;
@@ -215,7 +215,11 @@ pub enum Rotation {
     /// Too many in too short a time; nothing was changed. When it makes sense to come back.
     TooMany(Duration),
     /// Rule 4: the login has ended, in this very transaction (or had before).
-    Reused(Login),
+    Reused {
+        login: Login,
+        /// Nothing had come back to this login before.
+        is_first: bool,
+    },
     /// It, or its login, had reached its end.
     Expired,
     /// Genuine once, but long forgotten.
@@ -230,32 +234,12 @@ impl Rotation {
             Self::Newest(_) => "grace",
             Self::Sibling(_) => "sibling",
             Self::TooMany(_) => "too_many",
-            Self::Reused(login) if login.cause_of_end(now).is_some() => "ended",
-            Self::Reused(_) => "reused",
+            Self::Reused { login, .. } if login.cause_of_end(now).is_some() => "ended",
+            Self::Reused { .. } => "reused",
             Self::Expired => "expired",
             Self::Unknown => "unknown",
         }
     }
-}
-
-/// Tells the log of a token that came back after its successor had been used ([`Rotation::Reused`]), and
-/// why its login is over.
-pub fn came_back(purpose: Purpose, login: &Login, now: Timestamp) -> Cause {
-    let (name, id, user) = (purpose.name(), log_name(&login.id), &login.user_id);
-    let over = login.cause_of_end(now);
-    match over {
-        None => tracing::warn!(
-            login = id,
-            user,
-            "a rotated {name} token came back; its login was ended"
-        ),
-        Some(_) => tracing::info!(
-            login = id,
-            user,
-            "a {name} token came back whose login was over"
-        ),
-    }
-    over.unwrap_or(Cause::Theft)
 }
 
 /// Begins a line for a new login: its first token.
@@ -430,10 +414,11 @@ pub fn rotate(
                 .seen_from(client)
                 .because(presented.purpose.name());
             // Once for each login: whoever holds a dead token could fill the log with it.
-            if !audit::has_kind(conn, &event)? {
+            let is_first = !audit::has_kind(conn, &event)?;
+            if is_first {
                 audit::record(conn, &event)?;
             }
-            Rotation::Reused(login)
+            Rotation::Reused { login, is_first }
         }
     })
 }
