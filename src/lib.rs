@@ -1,5 +1,4 @@
-//! Gapura, the gate in front of a web application. This list is the map of the program, from the
-//! bottom up: a module uses those above it.
+//! Gapura, the gate in front of a web application. This list is the map of the program.
 
 rust_i18n::i18n!("src/locales", fallback = "en");
 

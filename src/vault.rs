@@ -93,11 +93,15 @@ pub fn create_data_dir(dir: &Path) -> Result<(), String> {
         .recursive(true)
         .mode(0o700)
         .create(dir);
-    made.map_err(|error| {
-        format!(
+    made.map_err(|error| match error.kind() {
+        ErrorKind::AlreadyExists => format!(
+            "the data directory {} is no directory, or leads nowhere",
+            dir.display()
+        ),
+        _ => format!(
             "cannot create the data directory {}: {error}",
             dir.display()
-        )
+        ),
     })
 }
 

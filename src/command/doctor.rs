@@ -32,6 +32,7 @@ const FAR_FUTURE: Duration = Duration::from_secs(300);
 /// Space below which the next hours may fill the disk, and below which anything may.
 const LITTLE_SPACE: u64 = 1_000_000_000;
 const NO_SPACE: u64 = 100_000_000;
+const NO_KEY: &str = "there is no signing key yet; the first start makes one";
 
 /// How bad it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -165,23 +166,33 @@ fn files(config: &Config) -> Vec<Finding> {
         DatabaseUrl::Sqlite(file) => Some(file),
         DatabaseUrl::Postgres(_) => None,
     };
+    let may_write = |path: &Path| rustix::fs::access(path, rustix::fs::Access::WRITE_OK).is_ok();
+    let name = dir.display();
     if config.grows_in().is_none() && !config.app_keys.is_empty() {
-        return vec![good("nothing secret is kept on this node")];
+        let mut found = vec![good("nothing secret is kept on this node")];
+        if dir.exists() && !(dir.is_dir() && may_write(dir)) {
+            found.push(doubtful(format_args!(
+                "what time it is cannot be kept in {name}: make it a directory of the server's user (`chown`)"
+            )));
+        }
+        return found;
     }
-    if !dir.exists() {
+    if !dir.is_dir() {
+        if dir.symlink_metadata().is_ok() {
+            return vec![bad(format_args!(
+                "{name} is no directory, or leads nowhere"
+            ))];
+        }
         let above = dir.ancestors().skip(1).find(|above| above.exists());
         let above = above.unwrap_or(Path::new("."));
-        let name = dir.display();
-        return vec![
-            match rustix::fs::access(above, rustix::fs::Access::WRITE_OK) {
-                Ok(()) => doubtful(format_args!(
-                    "{name} is not there; the first start makes it"
-                )),
-                Err(_) => bad(format_args!(
-                    "{name} is not there, and this user may not make it: make it, or look at GAPURA_DATA_DIR"
-                )),
-            },
-        ];
+        return vec![match above.is_dir() && may_write(above) {
+            true => doubtful(format_args!(
+                "{name} is not there; the first start makes it"
+            )),
+            false => bad(format_args!(
+                "{name} is not there, and this user may not make it: make it, or look at GAPURA_DATA_DIR"
+            )),
+        }];
     }
     let mut found = Vec::new();
     let inside = std::fs::read_dir(dir).map(|entries| {
@@ -192,8 +203,11 @@ fn files(config: &Config) -> Vec<Finding> {
         Ok(files) => files,
         Err(error) => return vec![bad(format_args!("{}: {error}", dir.display()))],
     };
+    // Where it is a link, the others lie beside what it leads to.
+    let sqlite = sqlite.map(|file| file.canonicalize().unwrap_or_else(|_| file.clone()));
     for suffix in ["", "-wal", "-shm"] {
-        let beside = sqlite.map(|file| PathBuf::from(format!("{}{suffix}", file.display())));
+        let beside = sqlite.as_ref();
+        let beside = beside.map(|file| PathBuf::from(format!("{}{suffix}", file.display())));
         files.extend(beside.filter(|file| file.exists() && !file.starts_with(dir)));
     }
     files.sort();
@@ -265,9 +279,15 @@ async fn database(config: &Config) -> (Vec<Finding>, Option<Db>) {
             Err(error) => Some(error),
         };
         if let Some(broken) = broken {
-            found.push(bad(format_args!(
-                "{name} is damaged: {broken}; stop the servers and restore a copy"
-            )));
+            found.push(match broken.contains("locked") {
+                true => bad(format_args!(
+                    "{name}: {broken}; {}",
+                    what_to_do(&broken, "")
+                )),
+                false => bad(format_args!(
+                    "{name} is damaged: {broken}; stop the servers and restore a copy"
+                )),
+            });
             return (found, None);
         }
     }
@@ -370,6 +390,10 @@ fn what_to_do(error: &str, otherwise: &'static str) -> &'static str {
         ),
         ("permission denied", "`GRANT` this user what is missing"),
         ("No space left", "make room on its disk: nobody can sign in"),
+        (
+            "is locked",
+            "another program keeps the file to itself: look which (`fuser`), and end it",
+        ),
         ("relation ", "a table is missing: restore a copy"),
         ("no such table", "a table is missing: restore a copy"),
         (
@@ -478,6 +502,11 @@ fn judge_latest(
 }
 
 async fn keys(config: &Config, db: &Db) -> Vec<Finding> {
+    match keys::exist(db).await {
+        Ok(true) => {}
+        Ok(false) => return vec![doubtful(NO_KEY)],
+        Err(error) => return vec![bad(error)],
+    }
     let app_keys = match AppKeys::load(config) {
         Ok(app_keys) => app_keys,
         Err(error) => return vec![bad(error)],
@@ -492,9 +521,7 @@ async fn keys(config: &Config, db: &Db) -> Vec<Finding> {
 
 fn signing_keys(config: &Config, keys: &[SigningKey], now: Timestamp) -> Vec<Finding> {
     let Some(signer) = keys::signer(keys, |key| &key.entry, now) else {
-        return vec![doubtful(
-            "there is no signing key yet; the first start makes one",
-        )];
+        return vec![doubtful(NO_KEY)];
     };
     let (id, from) = (&signer.entry.id, signer.entry.signs_from);
     let mut found = vec![good("the app key opens every key in the database")];

@@ -56,20 +56,18 @@ impl Mark {
                 true => Err(format!("{} s behind", behind.as_secs())),
                 false => Ok(()),
             });
-            self.write(clock.now());
+            if let Err(error) = self.write(clock.now()) {
+                tracing::debug!(%error, "the time could not be kept");
+            }
             tokio::time::sleep(WRITE_EVERY).await;
         }
     }
 
-    /// Writes down the time.
-    pub fn write(&self, now: Timestamp) {
-        if let Err(error) = self.replace(now) {
-            tracing::debug!(%error, "the time could not be kept");
-        }
-    }
-
-    /// All or nothing: half a number would be another time.
-    fn replace(&self, now: Timestamp) -> io::Result<()> {
+    /// Writes down the time, all or nothing: half a number would be another time.
+    ///
+    /// # Errors
+    /// When it cannot be written there.
+    pub fn write(&self, now: Timestamp) -> io::Result<()> {
         let draft = self.0.with_extension(std::process::id().to_string());
         let mut new = OpenOptions::new();
         let mut file = new

@@ -83,6 +83,8 @@ fn say(line: fmt::Arguments<'_>) -> Result<(), String> {
 /// # Errors
 /// One clear sentence.
 pub async fn run() -> Result<(), String> {
+    // What SQLite makes, too, is its owner's alone.
+    rustix::process::umask(rustix::fs::Mode::RWXG | rustix::fs::Mode::RWXO);
     let arguments = Arguments::try_parse().map_err(|error| {
         let told = error.to_string();
         let Some(told) = told.strip_prefix("error: ") else {

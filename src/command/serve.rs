@@ -15,6 +15,7 @@ use crate::account::password::{self, normalise};
 use crate::account::{self, Role, User};
 use crate::app::App;
 use crate::audit::days;
+use crate::clock::Clock;
 use crate::config::{Config, DatabaseUrl};
 use crate::health;
 use crate::i18n::Lang;
@@ -45,15 +46,19 @@ pub async fn run(config: Config) -> Result<(), String> {
              other has begun"
         );
     }
+    let mark = Mark::of(&config.data_dir);
+    let clock = Arc::new(mark.clock());
     // With PostgreSQL and Redis nothing else is kept there.
-    if let Err(problem) = create_data_dir(&config.data_dir) {
+    let kept = create_data_dir(&config.data_dir).and_then(|()| {
+        let written = mark.write(clock.now());
+        written.map_err(|error| format!("{}: {error}", mark.file().display()))
+    });
+    if let Err(problem) = kept {
         tracing::warn!(
             "{problem}; what time it is cannot be kept there: should the clock be set back and this server be started anew, \
              what had expired may live again"
         );
     }
-    let mark = Mark::of(&config.data_dir);
-    let clock = Arc::new(mark.clock());
     let app = App::start(config, clock.clone()).await?;
     actix_web::rt::spawn(mark.clone().keep(clock));
     // The port before the administrator: a password made by a start that fails would be lost.
@@ -98,7 +103,8 @@ pub async fn run(config: Config) -> Result<(), String> {
     if let Err(error) = figures.await {
         tracing::warn!(%error, "the day's last figures could not be written down");
     }
-    mark.write(running.app.clock.now());
+    // It has been told at the start where it cannot.
+    let _ = mark.write(running.app.clock.now());
     tracing::info!("stopped");
     served.map_err(|error| error.to_string())
 }

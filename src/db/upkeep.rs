@@ -12,7 +12,7 @@ use diesel::sql_types::{Bool, Text};
 use diesel::{Connection, QueryResult, QueryableByName, RunQueryDsl, SqliteConnection};
 
 use super::schema::TABLES;
-use super::{AnyConnection, Manager};
+use super::{AnyConnection, BUSY_PATIENT, Manager};
 use crate::config::DatabaseUrl;
 
 /// What a database says of itself.
@@ -87,6 +87,8 @@ pub fn quick_check(file: &Path) -> Result<Vec<String>, String> {
         quick_check: String,
     }
     let mut conn = SqliteConnection::establish(&file.to_string_lossy()).map_err(told)?;
+    let patient = format!("PRAGMA busy_timeout = {}", BUSY_PATIENT.as_millis());
+    conn.batch_execute(&patient).map_err(told)?;
     let rows = diesel::sql_query("PRAGMA quick_check(3)").load::<Row>(&mut conn);
     let found = rows.map_err(told)?.into_iter().map(|row| row.quick_check);
     Ok(found.filter(|finding| finding != "ok").collect())

@@ -806,6 +806,48 @@ async fn a_command_waits_for_its_turn_beside_one_who_writes_where_a_request_is_t
     refuses(&server, &access).await;
 }
 
+#[actix_web::test]
+async fn a_start_waits_for_another_program_that_writes() {
+    let place = Place::new();
+    place.run(&["migrate"]).done();
+    let (good, out) = doctor(&place);
+    assert!(good, "{out}");
+    warns(&place, "there is no signing key yet");
+
+    let file = place.path("data/gapura.db");
+    let mut other = SqliteConnection::establish(&file.to_string_lossy()).expect("a database");
+    other.batch_execute("BEGIN IMMEDIATE").expect("its turn");
+    let place = Arc::new(place);
+    let start = std::thread::spawn({
+        let place = Arc::clone(&place);
+        move || place.serve()
+    });
+    // As long as a backup or a heavy query of somebody's may take; twice as long as a request waits.
+    std::thread::sleep(Duration::from_secs(3));
+    assert!(!start.is_finished());
+    other.batch_execute("COMMIT").expect("an end");
+    let server = start.join().expect("it starts");
+    assert_eq!(server.get("/readyz").await.status(), 200);
+    drop(server);
+
+    other
+        .batch_execute("PRAGMA locking_mode = EXCLUSIVE; BEGIN EXCLUSIVE; CREATE TABLE t (c)")
+        .expect("its turn");
+    finds(&place, &["is locked", "fuser"]);
+}
+
+#[test]
+fn the_doctor_tells_a_data_directory_that_leads_nowhere() {
+    let place = Place::new();
+    std::os::unix::fs::symlink("nowhere", place.path("data")).expect("a link");
+    finds(&place, &["leads nowhere"]);
+    assert!(
+        place
+            .try_serve()
+            .is_err_and(|told| told.err.contains("leads nowhere"))
+    );
+}
+
 #[test]
 fn a_command_makes_no_database_where_there_is_none() {
     let place = Place::new();

@@ -1,5 +1,7 @@
 //! The program as an operator meets it: first start, settings, commands, the end.
 
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,6 +13,7 @@ use tokio::time::Instant;
 
 use crate::faults::killed::{browser, remembered};
 use crate::harness::{Backend, Installation};
+use crate::operations::{finds, warns};
 use crate::program::{
     APP_KEY, OTHER_APP_KEY, PASSWORD, Place, Server, add_user, after, form_token, mode, pair, until,
 };
@@ -32,6 +35,38 @@ async fn generated_password(server: &Server) -> String {
     })
     .await;
     after(&server.out.text(), "Sign in as admin with the password ").expect("a password")
+}
+
+#[actix_web::test]
+async fn what_a_start_makes_behind_a_link_is_its_owners_alone() {
+    let place = Place::new();
+    let (data, elsewhere) = (place.path("data"), place.path("elsewhere"));
+    for (directory, mode) in [(&data, 0o700), (&elsewhere, 0o755)] {
+        fs::create_dir(directory).expect("made");
+        fs::set_permissions(directory, fs::Permissions::from_mode(mode)).expect("set");
+    }
+    symlink(elsewhere.join("g.db"), data.join("gapura.db")).expect("a link");
+    let _server = place.serve();
+    for file in ["g.db", "g.db-wal", "g.db-shm"] {
+        assert_eq!(mode(&elsewhere.join(file)), 0o600, "{file}");
+    }
+    let side_file = elsewhere.join("g.db-wal");
+    fs::set_permissions(&side_file, fs::Permissions::from_mode(0o644)).expect("set");
+    finds(&place, &["g.db-wal can be reached by others"]);
+}
+
+#[actix_web::test]
+async fn where_the_time_cannot_be_kept_the_start_says_so() {
+    let place = place_on(Backend::Shared).with("GAPURA_APP_KEY", APP_KEY);
+    fs::create_dir_all(place.path("data/clock/taken")).expect("made");
+    let server = place.serve();
+    server.logs("what time it is cannot be kept there").await;
+    drop(server);
+    fs::remove_dir_all(place.path("data")).expect("removed");
+    fs::write(place.path("data"), "").expect("written");
+    let server = place.serve();
+    server.logs("what time it is cannot be kept there").await;
+    warns(&place, "what time it is cannot be kept in");
 }
 
 #[actix_web::test]
@@ -776,31 +811,55 @@ async fn the_log_tells_of_a_token_that_came_back_and_of_none_that_is_turned_away
         .with("GAPURA_RATE_LIMITS", "off")
         .with("GAPURA_REFRESH_GRACE", "0s");
     let server = place.serve();
-    let (_, token) = server.pair("admin", PASSWORD).await;
-    for (status, told) in [
-        (200, ""),
-        (
-            401,
-            "a rotated refresh token came back; its login was ended",
-        ),
-        (401, "a refresh token came back whose login was over"),
-    ] {
-        assert_eq!(server.refresh(&token).await.status(), status);
-        server.logs(told).await;
+    let stolen = server.pair("admin", PASSWORD).await.1;
+    let late = server.pair("admin", PASSWORD).await.1;
+    for token in [&stolen, &late] {
+        assert_eq!(server.refresh(token).await.status(), 200);
     }
-    let cookie = remembered(&server, &browser()).await;
-    for (status, told) in [
-        (200, ""),
-        (
-            303,
-            "a rotated remember token came back; its login was ended",
-        ),
-        (303, "a remember token came back whose login was over"),
-    ] {
+    let revoke_all = || place.run(&["session", "revoke", "admin"]).done();
+    for _ in 0..20 {
+        assert_eq!(server.refresh(&stolen).await.status(), 401);
+    }
+    revoke_all();
+    for _ in 0..20 {
+        assert_eq!(server.refresh(&late).await.status(), 401);
+    }
+    let stolen = remembered(&server, &browser()).await;
+    let late = remembered(&server, &browser()).await;
+    let visit = async |cookie: &str, status| {
         let request = browser().get(format!("{}/dashboard", server.url));
-        let answer = request.header("cookie", &cookie).send().await;
+        let answer = request.header("cookie", cookie).send().await;
         assert_eq!(answer.expect("an answer").status(), status);
-        server.logs(told).await;
+    };
+    visit(&stolen, 200).await;
+    visit(&late, 200).await;
+    for _ in 0..20 {
+        visit(&stolen, 303).await;
+    }
+    revoke_all();
+    for _ in 0..20 {
+        visit(&late, 303).await;
+    }
+    for token in ["refresh", "remember"] {
+        // Once, however often it comes back.
+        for (level, told) in [
+            (
+                "WARN",
+                format!("a rotated {token} token came back; its login was ended"),
+            ),
+            (
+                "INFO",
+                format!("a {token} token came back whose login was over"),
+            ),
+        ] {
+            server.logs(&told).await;
+            let log = server.err.text();
+            let lines: Vec<_> = log.lines().filter(|line| line.contains(&told)).collect();
+            assert_eq!(lines.len(), 1, "{log}");
+            for part in [level, "request_id", "\"login\"", "route"] {
+                assert!(lines[0].contains(part), "{part}: {}", lines[0]);
+            }
+        }
     }
 
     let flood = join_all((0..100).map(|_| server.token("admin", PASSWORD))).await;
