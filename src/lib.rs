@@ -30,6 +30,7 @@ pub mod outage;
 pub mod profile;
 pub mod realtime;
 pub mod registration;
+pub mod request;
 pub mod session;
 pub mod token;
 pub mod vault;

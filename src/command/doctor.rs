@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use actix_web::web::block;
+use rustix::fs::Access;
 
 use super::mark::{Mark, USUAL};
 use super::say;
@@ -166,26 +167,32 @@ fn files(config: &Config) -> Vec<Finding> {
         DatabaseUrl::Sqlite(file) => Some(file),
         DatabaseUrl::Postgres(_) => None,
     };
-    let may_write = |path: &Path| rustix::fs::access(path, rustix::fs::Access::WRITE_OK).is_ok();
     let name = dir.display();
+    let is_there = dir.symlink_metadata().is_ok();
+    let mut above = dir.ancestors().skip(1);
+    let place = match is_there {
+        true => Some(dir.as_path()),
+        false => above.find(|above| above.symlink_metadata().is_ok()),
+    };
+    let place = place.unwrap_or(Path::new("."));
+    let wanted = Access::WRITE_OK | Access::EXEC_OK;
+    let is_usable = place.is_dir() && rustix::fs::access(place, wanted).is_ok();
     if config.grows_in().is_none() && !config.app_keys.is_empty() {
         let mut found = vec![good("nothing secret is kept on this node")];
-        if dir.exists() && !(dir.is_dir() && may_write(dir)) {
+        if !is_usable {
             found.push(doubtful(format_args!(
                 "what time it is cannot be kept in {name}: make it a directory of the server's user (`chown`)"
             )));
         }
         return found;
     }
-    if !dir.is_dir() {
-        if dir.symlink_metadata().is_ok() {
-            return vec![bad(format_args!(
-                "{name} is no directory, or leads nowhere"
-            ))];
-        }
-        let above = dir.ancestors().skip(1).find(|above| above.exists());
-        let above = above.unwrap_or(Path::new("."));
-        return vec![match above.is_dir() && may_write(above) {
+    if is_there && !dir.is_dir() {
+        return vec![bad(format_args!(
+            "{name} is no directory, or leads nowhere"
+        ))];
+    }
+    if !is_there {
+        return vec![match is_usable {
             true => doubtful(format_args!(
                 "{name} is not there; the first start makes it"
             )),
@@ -204,7 +211,10 @@ fn files(config: &Config) -> Vec<Finding> {
         Err(error) => return vec![bad(format_args!("{}: {error}", dir.display()))],
     };
     // Where it is a link, the others lie beside what it leads to.
-    let sqlite = sqlite.map(|file| file.canonicalize().unwrap_or_else(|_| file.clone()));
+    let sqlite = sqlite.map(|file| match file.is_symlink() {
+        true => file.canonicalize().unwrap_or_else(|_| file.clone()),
+        false => file.clone(),
+    });
     for suffix in ["", "-wal", "-shm"] {
         let beside = sqlite.as_ref();
         let beside = beside.map(|file| PathBuf::from(format!("{}{suffix}", file.display())));
@@ -224,7 +234,7 @@ fn files(config: &Config) -> Vec<Finding> {
         found.push(closed(path, "600"));
     }
     for path in files.iter().chain([dir]) {
-        let wanted = rustix::fs::Access::READ_OK | rustix::fs::Access::WRITE_OK;
+        let wanted = Access::READ_OK | Access::WRITE_OK;
         if rustix::fs::access(path, wanted).is_err() {
             let owned = std::fs::metadata(path).map(|data| data.permissions().mode() & 0o777);
             found.push(bad(format_args!(

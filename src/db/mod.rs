@@ -13,7 +13,6 @@ pub mod schema;
 pub mod upkeep;
 mod writer;
 
-use std::cell::Cell;
 use std::fs::OpenOptions;
 use std::io::ErrorKind;
 use std::os::unix::fs::OpenOptionsExt;
@@ -31,9 +30,8 @@ use self::writer::Writer;
 use crate::clock::Timestamp;
 use crate::config::{DatabaseUrl, Secret};
 use crate::metrics::Timing;
+use crate::request::{self, TIME_LIMIT};
 
-/// How long a request waits for the database, in all, before it is answered 503.
-const TIME_LIMIT: Duration = Duration::from_millis(1500);
 /// How long a start or a command waits, which nobody is kept waiting by.
 const PATIENCE: Duration = Duration::from_secs(15);
 /// How long SQLite waits while another process writes; for requests and for commands.
@@ -51,18 +49,6 @@ const CHECKOUT_LIMIT: Duration = Duration::from_millis(1000);
 
 /// Any number, the same for every node; another than that of the migrations.
 const ROLES_LOCK: i64 = 7_463_851_210;
-
-tokio::task_local! {
-    /// How long the request at hand may still wait for the database.
-    static LEFT: Cell<Duration>;
-}
-
-/// Answers a request. However often it asks the database, it waits for it no longer than for one answer:
-/// a server that comes back, or is about to go, may answer the first question late and the second not at
-/// all.
-pub async fn for_a_request<T>(work: impl Future<Output = T>) -> T {
-    LEFT.scope(Cell::new(TIME_LIMIT), work).await
-}
 
 /// Runs a query on the very connection that it is. Diesel knows its SQL by the type of the query then,
 /// where [`AnyConnection`] writes the text anew each time: for what is asked thousands of times a second.
@@ -161,7 +147,8 @@ impl Db {
         let unavailable = |error: &dyn std::fmt::Display| DbError::Unavailable(error.to_string());
         let first = manager.open().map_err(|error| unavailable(&error))?;
         let writer = match &manager.url {
-            DatabaseUrl::Sqlite(_) => Some(Writer::start(first, manager.clone())),
+            // It tries again by itself for those who wait longer.
+            DatabaseUrl::Sqlite(_) => Some(Writer::start(first, Manager::new(&manager.url))),
             DatabaseUrl::Postgres(_) => None,
         };
         let pool = r2d2::Pool::builder()
@@ -278,14 +265,12 @@ impl Db {
     pub async fn in_time<T>(&self, work: impl Future<Output = T>) -> Result<T, DbError> {
         let (began, left) = (Instant::now(), self.left());
         let answer = tokio::time::timeout(left, work).await;
-        // Outside of a request nobody counts.
-        let _ = LEFT.try_with(|kept| kept.set(kept.get().saturating_sub(began.elapsed())));
+        request::waited(began.elapsed());
         answer.map_err(|_| DbError::too_late())
     }
 
     fn left(&self) -> Duration {
-        let of_request = LEFT.try_with(Cell::get);
-        of_request.map_or(self.limit, |left| left.min(self.limit))
+        request::left().map_or(self.limit, |left| left.min(self.limit))
     }
 
     /// What time it is by the database's own clock, where it is another than ours.

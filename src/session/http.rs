@@ -202,7 +202,7 @@ pub async fn log_in(
                 | Code::RateLimited
                 | Code::Unavailable => {
                     if let Some(cause) = error.cause() {
-                        answer::note_cause(&req, tracing::Level::WARN, cause);
+                        answer::note_cause(&req, cause);
                     }
                     again(&failure, &error, form)
                 }

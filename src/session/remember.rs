@@ -11,8 +11,9 @@ use crate::clock::Timestamp;
 use crate::config::Config;
 use crate::error::{AppError, Code};
 use crate::login::rotation::{self, Purpose, Rotation, Rules, TokenId};
-use crate::login::{self, Cause};
-use crate::web::answer::{self, Outgoing};
+use crate::login::{self, Cause, Client};
+use crate::request::to_its_end;
+use crate::web::answer::Outgoing;
 use crate::web::origin;
 
 const COOKIE: &str = "gapura_remember";
@@ -104,6 +105,34 @@ pub async fn restore(req: &HttpRequest, app: &App, now: Timestamp) -> Result<Rec
     // Asked first, so that an outage is told before anything has happened.
     app.keystore.ping().await?;
     let client = origin::client(req, &app.config, None);
+    let rotation = to_its_end(rotate(app.clone(), token, client, now)).await?;
+    match rotation {
+        Rotation::Fresh(next) | Rotation::Newest(next) | Rotation::Sibling(next) => {
+            let mut record = Record::new(&next.user, &next.login, Some(next.expires_at));
+            record.remember_token = Some(hex(next.token.as_bytes()));
+            set(req, app, next.token, next.expires_at, now);
+            Ok(record)
+        }
+        Rotation::Reused { login, .. } => {
+            let cause = login.cause_of_end(now).unwrap_or(Cause::Theft);
+            clear(req, app);
+            Err(AppError::SessionOver(cause.reason()))
+        }
+        Rotation::TooMany(retry_after) => Err(AppError::RateLimited { retry_after }),
+        Rotation::Expired | Rotation::Unknown => {
+            clear(req, app);
+            Err(missing)
+        }
+    }
+}
+
+/// Carries an exchange out and tells of it.
+async fn rotate(
+    app: App,
+    token: TokenId,
+    client: Client,
+    now: Timestamp,
+) -> Result<Rotation, AppError> {
     let rules = Rules {
         grace: app.config.clocks.refresh_grace,
         lifetime: None,
@@ -121,28 +150,15 @@ pub async fn restore(req: &HttpRequest, app: &App, now: Timestamp) -> Result<Rec
     let rotation = rotation.await?;
     let outcome = rotation.outcome(now);
     app.metrics.rotation(Purpose::Remember.name(), outcome);
-    if let Rotation::Fresh(next) = &rotation {
-        app.announce_change(&next.user.id);
-    }
-    match rotation {
-        Rotation::Fresh(next) | Rotation::Newest(next) | Rotation::Sibling(next) => {
-            let mut record = Record::new(&next.user, &next.login, Some(next.expires_at));
-            record.remember_token = Some(hex(next.token.as_bytes()));
-            set(req, app, next.token, next.expires_at, now);
-            Ok(record)
-        }
+    match &rotation {
+        Rotation::Fresh(next) => app.announce_change(&next.user.id),
         Rotation::Reused { login, is_first } => {
-            let cause = answer::came_back(req, Purpose::Remember, &login, is_first, now);
-            app.announce(&login, cause);
-            clear(req, app);
-            Err(AppError::SessionOver(cause.reason()))
+            rotation::came_back(Purpose::Remember, login, *is_first, now);
+            app.announce(login, login.cause_of_end(now).unwrap_or(Cause::Theft));
         }
-        Rotation::TooMany(retry_after) => Err(AppError::RateLimited { retry_after }),
-        Rotation::Expired | Rotation::Unknown => {
-            clear(req, app);
-            Err(missing)
-        }
+        _ => {}
     }
+    Ok(rotation)
 }
 
 /// Notes that the session that came with a remember token is in use, so that the token before it is

@@ -16,7 +16,9 @@ use crate::error::{AppError, Code};
 use crate::figures::Figure;
 use crate::login::rotation::together::Presented;
 use crate::login::rotation::{self, Purpose, Rotation, Rules, TokenId};
-use crate::web::answer::{self, Outgoing};
+use crate::login::{Cause, Client};
+use crate::request::to_its_end;
+use crate::web::answer::Outgoing;
 use crate::web::origin;
 
 /// Name of the cookie that holds a refresh token.
@@ -91,7 +93,6 @@ pub async fn exchange(
         app.metrics.rotation(Purpose::Refresh.name(), "forged");
         Code::RefreshInvalid
     })?;
-    let rules = rules(&app.config);
     let client = origin::client(req, &app.config, None);
     let of_login = of_login.map(str::to_owned);
     let presented = Presented {
@@ -104,34 +105,49 @@ pub async fn exchange(
         None => None,
     };
     let rotation = match advanced {
-        Some(next) => Rotation::Fresh(next),
-        None => {
-            let rotation = app.db.write(move |conn| {
-                if let Some(expected) = of_login {
-                    let login = rotation::login_of(conn, &token)?;
-                    if login.is_some_and(|login| login.id != expected) {
-                        return Ok(None);
-                    }
-                }
-                rotation::rotate(conn, token, rules, &client, now).map(Some)
-            });
-            rotation.await?.ok_or(Code::TokenMismatch)?
+        Some(next) => {
+            let rotation = Rotation::Fresh(next);
+            super::count(app, &rotation, now);
+            rotation
         }
+        None => to_its_end(rotate(app.clone(), token, of_login, client, now)).await?,
     };
-    super::count(app, &rotation, now);
     match rotation {
         Rotation::Fresh(next) | Rotation::Newest(next) | Rotation::Sibling(next) => {
             Pair::after(app, next, now)
         }
-        Rotation::Reused { login, is_first } => {
-            let cause = answer::came_back(req, Purpose::Refresh, &login, is_first, now);
-            app.announce(&login, cause);
-            Err(Code::RefreshReused.into())
-        }
+        Rotation::Reused { .. } => Err(Code::RefreshReused.into()),
         Rotation::TooMany(retry_after) => Err(AppError::RateLimited { retry_after }),
         Rotation::Expired => Err(Code::RefreshExpired.into()),
         Rotation::Unknown => Err(Code::RefreshInvalid.into()),
     }
+}
+
+/// Carries an exchange out and tells of it.
+async fn rotate(
+    app: App,
+    token: TokenId,
+    of_login: Option<String>,
+    client: Client,
+    now: Timestamp,
+) -> Result<Rotation, AppError> {
+    let rules = rules(&app.config);
+    let rotation = app.db.write(move |conn| {
+        if let Some(expected) = of_login {
+            let login = rotation::login_of(conn, &token)?;
+            if login.is_some_and(|login| login.id != expected) {
+                return Ok(None);
+            }
+        }
+        rotation::rotate(conn, token, rules, &client, now).map(Some)
+    });
+    let rotation = rotation.await?.ok_or(Code::TokenMismatch)?;
+    super::count(&app, &rotation, now);
+    if let Rotation::Reused { login, is_first } = &rotation {
+        rotation::came_back(Purpose::Refresh, login, *is_first, now);
+        app.announce(login, login.cause_of_end(now).unwrap_or(Cause::Theft));
+    }
+    Ok(rotation)
 }
 
 /// The `data` of an answer that hands a pair over; the refresh token by cookie where a client wants

@@ -22,12 +22,10 @@ use url::form_urlencoded;
 use super::page::{self, Page};
 use super::{input, origin};
 use crate::app::App;
-use crate::clock::Timestamp;
-use crate::db::for_a_request;
 use crate::error::{AppError, Code};
-use crate::login::rotation::Purpose;
-use crate::login::{self, Login};
+use crate::login;
 use crate::outage::in_one_line;
+use crate::request;
 use crate::session::cookies;
 use crate::session::extract::PASSWORD_PAGE;
 use crate::token::jwt::Reading;
@@ -173,7 +171,7 @@ pub async fn dress<B: MessageBody + 'static>(
         let dress = Dress::of(req.head());
         let page = (dress == Dress::Page).then(|| Page::new(req.request(), None, String::new()));
         let method = req.method().clone();
-        match for_a_request(next.call(req)).await {
+        match request::serve(&id, next.call(req)).await {
             Ok(response) => told(response, &id),
             Err(error) => {
                 // What it says to people leaves out what lies below.
@@ -246,7 +244,7 @@ fn told<B: MessageBody + 'static>(
     };
     let req = response.request().clone();
     if let Some(cause) = error.cause() {
-        note_cause(&req, Level::WARN, cause);
+        note_cause(&req, cause);
     }
     let mut answer = match Dress::of(req.head()) {
         dress @ (Dress::Problem | Dress::Envelope) => as_json(dress, &error, id),
@@ -420,35 +418,12 @@ pub fn note_login(req: &HttpRequest, id: &str) {
     req.extensions_mut().insert(ServedLogin(id.to_owned()));
 }
 
-/// Why an answer is as it is, and from which level of the log on that is told.
-struct Cause(Level, String);
+/// Why an answer is a 5xx.
+struct Cause(String);
 
 /// Lets the log know why, where the answer does not tell.
-pub fn note_cause(req: &HttpRequest, level: Level, cause: &str) {
-    let cause = Cause(level, in_one_line(cause));
-    req.extensions_mut().insert(cause);
-}
-
-/// Tells the log of a token that came back after its successor had been used ([`login::rotation::Rotation::Reused`]), and
-/// why its login is over.
-pub fn came_back(
-    req: &HttpRequest,
-    purpose: Purpose,
-    login: &Login,
-    is_first: bool,
-    now: Timestamp,
-) -> login::Cause {
-    let name = purpose.name();
-    let over = login.cause_of_end(now);
-    note_login(req, &login.id);
-    if over.is_none() {
-        let stolen = format!("a rotated {name} token came back; its login was ended");
-        note_cause(req, Level::WARN, &stolen);
-    } else if is_first {
-        let late = format!("a {name} token came back whose login was over");
-        note_cause(req, Level::INFO, &late);
-    }
-    over.unwrap_or(login::Cause::Theft)
+pub fn note_cause(req: &HttpRequest, cause: &str) {
+    req.extensions_mut().insert(Cause(in_one_line(cause)));
 }
 
 /// What the log calls the login that a request was served by. A JWT is read once more, from memory,
@@ -473,20 +448,20 @@ fn log(req: &HttpRequest, app: &App, status: StatusCode, id: &str) {
                 route = route(req),
                 login = login_of(req, app),
                 status = status.as_u16(),
-                cause = req.extensions().get::<Cause>().map(|cause| cause.1.as_str()),
+                cause = req.extensions().get::<Cause>().map(|cause| cause.0.as_str()),
                 "request"
             )
         };
     }
-    let noted = req.extensions().get::<Cause>().map(|cause| cause.0);
     match status {
         StatusCode::INTERNAL_SERVER_ERROR => tell!(Level::ERROR),
         // A probe, every second: the outage behind it is told when it begins.
         StatusCode::SERVICE_UNAVAILABLE if req.path() == "/readyz" => tell!(Level::DEBUG),
         // More than there is room for: it is counted, and a flood would fill the log.
-        StatusCode::SERVICE_UNAVAILABLE if noted.is_none() => tell!(Level::DEBUG),
-        _ if status.is_server_error() || noted == Some(Level::WARN) => tell!(Level::WARN),
-        _ if noted == Some(Level::INFO) => tell!(Level::INFO),
+        StatusCode::SERVICE_UNAVAILABLE if !req.extensions().contains::<Cause>() => {
+            tell!(Level::DEBUG);
+        }
+        _ if status.is_server_error() => tell!(Level::WARN),
         _ => tell!(Level::DEBUG),
     }
 }

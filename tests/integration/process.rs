@@ -856,7 +856,7 @@ async fn the_log_tells_of_a_token_that_came_back_and_of_none_that_is_turned_away
             let log = server.err.text();
             let lines: Vec<_> = log.lines().filter(|line| line.contains(&told)).collect();
             assert_eq!(lines.len(), 1, "{log}");
-            for part in [level, "request_id", "\"login\"", "route"] {
+            for part in [level, "request_id", "\"login\"", "\"user\""] {
                 assert!(lines[0].contains(part), "{part}: {}", lines[0]);
             }
         }
@@ -872,6 +872,76 @@ async fn the_log_tells_of_a_token_that_came_back_and_of_none_that_is_turned_away
         "{}",
         server.err.text()
     );
+}
+
+#[actix_web::test]
+async fn a_deleted_key_is_seen_also_where_the_file_is_locked_right_after() {
+    use diesel::connection::{Connection, SimpleConnection};
+    let place = Place::new().with("GAPURA_ADMIN_PASSWORD", PASSWORD);
+    let server = place.serve();
+    let (_, token) = server.pair("admin", PASSWORD).await;
+    assert_eq!(server.sign_in("admin", PASSWORD).await.status(), 303);
+    assert_eq!(server.get("/dashboard").await.status(), 200);
+    let file = place.path("data/gapura.db").display().to_string();
+    let mut other = diesel::SqliteConnection::establish(&file).expect("a database");
+    let delete = "DELETE FROM keystore WHERE key LIKE 'gapura:activity:%'";
+    other
+        .batch_execute(&format!(
+            "PRAGMA busy_timeout = 2000; {delete}; BEGIN IMMEDIATE"
+        ))
+        .expect("done");
+    // The server gives its connection up.
+    assert_eq!(server.refresh(&token).await.status(), 503);
+    // Longer than until the server looks again.
+    std::thread::sleep(Duration::from_millis(600));
+    other.batch_execute("COMMIT").expect("an end");
+    until(Duration::from_secs(2), || async {
+        server.get("/dashboard").await.status() == 303
+    })
+    .await;
+}
+
+#[actix_web::test]
+async fn a_thief_who_hangs_up_is_told_of_all_the_same() {
+    use diesel::connection::Connection;
+    use diesel::prelude::*;
+    use std::io::Write;
+    const THEFTS: i64 = 12;
+    let place = Place::new()
+        .with("GAPURA_ADMIN_PASSWORD", PASSWORD)
+        .with("GAPURA_RATE_LIMITS", "off")
+        .with("GAPURA_REFRESH_GRACE", "0s");
+    let server = place.serve();
+    let address = server.url.trim_start_matches("http://");
+    for _ in 0..THEFTS {
+        let (_, token) = server.pair("admin", PASSWORD).await;
+        assert_eq!(server.refresh(&token).await.status(), 200);
+        let body = json!({ "refresh_token": token }).to_string();
+        let mut thief = std::net::TcpStream::connect(address).expect("a connection");
+        let reset = socket2::SockRef::from(&thief).set_linger(Some(Duration::ZERO));
+        reset.expect("set");
+        let length = body.len();
+        let request = format!(
+            "POST /api/v1/auth/refresh HTTP/1.1\r\nHost: {address}\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n{body}"
+        );
+        thief.write_all(request.as_bytes()).expect("sent");
+        // Read, and not yet answered.
+        tokio::time::sleep(Duration::from_micros(500)).await;
+    }
+    let file = place.path("data/gapura.db").display().to_string();
+    let thefts = || {
+        use gapura::db::schema::audit_events::dsl::{audit_events, kind};
+        let mut conn = diesel::SqliteConnection::establish(&file).expect("a database");
+        let found = audit_events.filter(kind.eq("refresh_reused")).count();
+        found.get_result::<i64>(&mut conn).expect("a number")
+    };
+    until(Duration::from_secs(5), || async {
+        let told = "a rotated refresh token came back";
+        let told = server.err.text().matches(told).count() as i64;
+        let known = thefts();
+        known > THEFTS / 3 && told == known
+    })
+    .await;
 }
 
 #[actix_web::test]

@@ -16,11 +16,12 @@ use diesel::QueryResult;
 
 pub use self::store::{forget, has_live};
 use self::together::Presented;
-use super::{Cause, Client, Login};
+use super::{Cause, Client, Login, log_name};
 use crate::account::User;
 use crate::audit::{self, Event, Kind as EventKind};
 use crate::clock::Timestamp;
 use crate::db::AnyConnection;
+use crate::request;
 use crate::vault::{Secrets, random};
 
 /// After this many siblings, the last is given again and again.
@@ -239,6 +240,28 @@ impl Rotation {
             Self::Expired => "expired",
             Self::Unknown => "unknown",
         }
+    }
+}
+
+/// Tells the log of a token that came back after its successor had been used ([`Rotation::Reused`]): once for
+/// each login, however often it comes.
+pub fn came_back(purpose: Purpose, login: &Login, is_first: bool, now: Timestamp) {
+    let (request_id, name, user) = (request::id(), purpose.name(), &login.user_id);
+    let login_name = log_name(&login.id);
+    if login.cause_of_end(now).is_none() {
+        tracing::warn!(
+            request_id,
+            login = login_name,
+            user,
+            "a rotated {name} token came back; its login was ended"
+        );
+    } else if is_first {
+        tracing::info!(
+            request_id,
+            login = login_name,
+            user,
+            "a {name} token came back whose login was over"
+        );
     }
 }
 
