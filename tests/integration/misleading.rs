@@ -48,10 +48,9 @@ async fn told(server: &Server, headers: &[(&str, &str)]) -> String {
 
 #[actix_web::test]
 async fn the_log_tells_once_of_a_proxy_that_is_not_believed_or_says_too_little() {
-    let log = told(&serve(&[]), &[("X-Forwarded-For", "203.0.113.7")]).await;
-    let log = told(&stranger, &[]).await;
+    let log = told(&serve(&[]), &[]).await;
     assert!(!log.contains("X-Forwarded-"), "{log}");
-    let log = told(&stranger, &[("X-Forwarded-For", "203.0.113.7")]).await;
+    let log = told(&serve(&[]), &[("X-Forwarded-For", "203.0.113.7")]).await;
     assert_eq!(log.matches(NOT_TRUSTED).count(), 1, "{log}");
 
     let silent = serve(&[
