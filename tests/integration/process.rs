@@ -875,33 +875,6 @@ async fn the_log_tells_of_a_token_that_came_back_and_of_none_that_is_turned_away
 }
 
 #[actix_web::test]
-async fn a_deleted_key_is_seen_also_where_the_file_is_locked_right_after() {
-    use diesel::connection::{Connection, SimpleConnection};
-    let place = Place::new().with("GAPURA_ADMIN_PASSWORD", PASSWORD);
-    let server = place.serve();
-    let (_, token) = server.pair("admin", PASSWORD).await;
-    assert_eq!(server.sign_in("admin", PASSWORD).await.status(), 303);
-    assert_eq!(server.get("/dashboard").await.status(), 200);
-    let file = place.path("data/gapura.db").display().to_string();
-    let mut other = diesel::SqliteConnection::establish(&file).expect("a database");
-    let delete = "DELETE FROM keystore WHERE key LIKE 'gapura:activity:%'";
-    other
-        .batch_execute(&format!(
-            "PRAGMA busy_timeout = 2000; {delete}; BEGIN IMMEDIATE"
-        ))
-        .expect("done");
-    // The server gives its connection up.
-    assert_eq!(server.refresh(&token).await.status(), 503);
-    // Longer than until the server looks again.
-    std::thread::sleep(Duration::from_millis(600));
-    other.batch_execute("COMMIT").expect("an end");
-    until(Duration::from_secs(2), || async {
-        server.get("/dashboard").await.status() == 303
-    })
-    .await;
-}
-
-#[actix_web::test]
 async fn a_thief_who_hangs_up_is_told_of_all_the_same() {
     use diesel::connection::Connection;
     use diesel::prelude::*;
