@@ -442,7 +442,7 @@ function start() {
     // Another tab, whose question the server has answered, may be about to say why.
     if (reason === "" && !waited) {
       waited = true;
-      setTimeout(() => leave(""), 500);
+      setTimeout(() => leave(""), 1500);
       return;
     }
     over = true;
