@@ -169,11 +169,9 @@ fn files(config: &Config) -> Vec<Finding> {
     };
     let name = dir.display();
     let is_there = dir.symlink_metadata().is_ok();
-    let mut above = dir.ancestors().skip(1);
-    let place = match is_there {
-        true => Some(dir.as_path()),
-        false => above.find(|above| above.symlink_metadata().is_ok()),
-    };
+    // Itself, or what it would be made in.
+    let mut places = dir.ancestors();
+    let place = places.find(|place| place.symlink_metadata().is_ok());
     let place = place.unwrap_or(Path::new("."));
     let wanted = Access::WRITE_OK | Access::EXEC_OK;
     let is_usable = place.is_dir() && rustix::fs::access(place, wanted).is_ok();

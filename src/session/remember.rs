@@ -153,8 +153,8 @@ async fn rotate(
     match &rotation {
         Rotation::Fresh(next) => app.announce_change(&next.user.id),
         Rotation::Reused { login, is_first } => {
-            rotation::came_back(Purpose::Remember, login, *is_first, now);
-            app.announce(login, login.cause_of_end(now).unwrap_or(Cause::Theft));
+            let cause = rotation::came_back(Purpose::Remember, login, *is_first, now);
+            app.announce(login, cause);
         }
         _ => {}
     }

@@ -14,9 +14,9 @@ use crate::clock::Timestamp;
 use crate::config::Config;
 use crate::error::{AppError, Code};
 use crate::figures::Figure;
+use crate::login::Client;
 use crate::login::rotation::together::Presented;
 use crate::login::rotation::{self, Purpose, Rotation, Rules, TokenId};
-use crate::login::{Cause, Client};
 use crate::request::to_its_end;
 use crate::web::answer::Outgoing;
 use crate::web::origin;
@@ -144,8 +144,8 @@ async fn rotate(
     let rotation = rotation.await?.ok_or(Code::TokenMismatch)?;
     super::count(&app, &rotation, now);
     if let Rotation::Reused { login, is_first } = &rotation {
-        rotation::came_back(Purpose::Refresh, login, *is_first, now);
-        app.announce(login, login.cause_of_end(now).unwrap_or(Cause::Theft));
+        let cause = rotation::came_back(Purpose::Refresh, login, *is_first, now);
+        app.announce(login, cause);
     }
     Ok(rotation)
 }

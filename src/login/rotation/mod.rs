@@ -244,11 +244,12 @@ impl Rotation {
 }
 
 /// Tells the log of a token that came back after its successor had been used ([`Rotation::Reused`]): once for
-/// each login, however often it comes.
-pub fn came_back(purpose: Purpose, login: &Login, is_first: bool, now: Timestamp) {
+/// each login, however often it comes. Returns why its login is over.
+pub fn came_back(purpose: Purpose, login: &Login, is_first: bool, now: Timestamp) -> Cause {
     let (request_id, name, user) = (request::id(), purpose.name(), &login.user_id);
     let login_name = log_name(&login.id);
-    if login.cause_of_end(now).is_none() {
+    let over = login.cause_of_end(now);
+    if over.is_none() {
         tracing::warn!(
             request_id,
             login = login_name,
@@ -263,6 +264,7 @@ pub fn came_back(purpose: Purpose, login: &Login, is_first: bool, now: Timestamp
             "a {name} token came back whose login was over"
         );
     }
+    over.unwrap_or(Cause::Theft)
 }
 
 /// Begins a line for a new login: its first token.
