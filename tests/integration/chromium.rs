@@ -88,7 +88,9 @@ impl Chromium {
 
     pub async fn go(&self, path: &str) {
         let url = format!("{}{path}", self.url);
+        self.mark_as_last().await;
         self.client.goto(&url).await.expect("an address");
+        self.until_another_page().await;
     }
 
     /// From an empty browser to `/dashboard`.
@@ -116,17 +118,24 @@ impl Chromium {
         // Without scripts a button leads to another page, and what is read must not be of the last.
         let leads_away = !self.javascript && element.tag_name().await.expect("a name") == "button";
         if leads_away {
-            self.evaluate("void (window.isLast = true)").await;
+            self.mark_as_last().await;
         }
         element.click().await.expect("a click");
-        let began = Instant::now();
-        while leads_away && began.elapsed() < Duration::from_secs(5) {
-            let ready = "window.isLast !== true && document.readyState === 'complete'";
-            if self.evaluate(ready).await == true {
-                break;
-            }
-            tokio::time::sleep(Duration::from_millis(20)).await;
+        if leads_away {
+            self.until_another_page().await;
         }
+    }
+
+    /// Makes the page here known from the next.
+    async fn mark_as_last(&self) {
+        self.evaluate("void (window.isLast = true)").await;
+    }
+
+    /// Waits until the page that was marked has gone and another is there. ChromeDriver does so by itself where it may
+    /// ask the page, and where scripts are blocked it may not.
+    async fn until_another_page(&self) {
+        self.until("window.isLast !== true && document.readyState === 'complete'")
+            .await;
     }
 
     /// Presses keys where the focus is.
@@ -148,7 +157,7 @@ impl Chromium {
 
     /// Waits for it: on a busy machine a click returns before the next page is there.
     async fn find(&self, css: &str) -> fantoccini::elements::Element {
-        let wait = self.client.wait().at_most(Duration::from_secs(5));
+        let wait = self.client.wait().at_most(PATIENCE);
         let found = wait.for_element(Locator::Css(css)).await;
         found.unwrap_or_else(|error| panic!("{css}: {error}"))
     }
@@ -160,7 +169,7 @@ impl Chromium {
         loop {
             let text = self.find(css).await.text().await;
             let is_there = text.as_ref().is_ok_and(|text| !text.is_empty());
-            if is_there || began.elapsed() > Duration::from_secs(2) {
+            if is_there || began.elapsed() > PATIENCE {
                 return text.expect("text");
             }
             tokio::time::sleep(Duration::from_millis(50)).await;
@@ -175,7 +184,7 @@ impl Chromium {
             if text == wanted {
                 return;
             }
-            let in_time = began.elapsed() < Duration::from_secs(5);
+            let in_time = began.elapsed() < PATIENCE;
             assert!(in_time, "{css}: {text:?}, not {wanted:?}");
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
