@@ -3,6 +3,7 @@
 
 use std::cell::Cell;
 use std::panic::resume_unwind;
+use std::rc::Rc;
 use std::time::Duration;
 
 /// How long a request waits for the database, in all, before it is answered 503.
@@ -14,8 +15,9 @@ tokio::task_local! {
 
 #[derive(Clone)]
 struct AtHand {
-    id: String,
-    left: Cell<Duration>,
+    id: Rc<str>,
+    /// Shared with what is done to its end: what that waits the request has waited.
+    left: Rc<Cell<Duration>>,
 }
 
 /// Answers the request `id`. However often it asks the database, it waits for it no longer than for one
@@ -23,15 +25,15 @@ struct AtHand {
 /// at all.
 pub async fn serve<T>(id: &str, work: impl Future<Output = T>) -> T {
     let at_hand = AtHand {
-        id: id.to_owned(),
-        left: Cell::new(TIME_LIMIT),
+        id: id.into(),
+        left: Rc::new(Cell::new(TIME_LIMIT)),
     };
     AT_HAND.scope(at_hand, work).await
 }
 
 /// Its id, for a line of the log; `None` outside of a request.
-pub fn id() -> Option<String> {
-    AT_HAND.try_with(|at_hand| at_hand.id.clone()).ok()
+pub fn id() -> Option<Rc<str>> {
+    AT_HAND.try_with(|at_hand| Rc::clone(&at_hand.id)).ok()
 }
 
 /// How long it may still wait for the database; `None` outside of a request.

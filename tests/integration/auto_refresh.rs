@@ -4,9 +4,12 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
+use diesel::SqliteConnection;
+use diesel::connection::{Connection, SimpleConnection};
 use futures_util::future::join_all;
 use reqwest::Method;
 use serde_json::{Value, json};
+use tokio::time::Instant;
 
 use crate::actors::Answer;
 use crate::harness::{Backend, Nodes, TestApp};
@@ -193,6 +196,25 @@ async fn fifty_at_once_in_the_window_are_one_rotation() {
             );
         }
     }
+}
+
+#[actix_web::test]
+async fn a_request_that_renews_waits_no_longer_than_any_other_for_a_database_that_is_busy() {
+    let app = TestApp::start(Backend::Embedded).await;
+    let ada = Program::begin(&app, "ada").await;
+    app.advance(25 * MINUTE);
+    let file = app.installation.dir().join("data/gapura.db");
+    let mut other = SqliteConnection::establish(&file.to_string_lossy()).expect("a database");
+    other.batch_execute("BEGIN IMMEDIATE").expect("its turn");
+    let began = Instant::now();
+    // Several, since they wait for one another.
+    join_all((0..3).map(|_| async {
+        let change = ada.request(Method::PATCH, "/api/v1/me");
+        let change = change.json(&json!({"name": "Ada"}));
+        Answer::of(change).await.expect(503);
+        assert!(began.elapsed() < Duration::from_secs(2));
+    }))
+    .await;
 }
 
 #[actix_web::test]

@@ -246,7 +246,8 @@ impl Rotation {
 /// Tells the log of a token that came back after its successor had been used ([`Rotation::Reused`]): once for
 /// each login, however often it comes. Returns why its login is over.
 pub fn came_back(purpose: Purpose, login: &Login, is_first: bool, now: Timestamp) -> Cause {
-    let (request_id, name, user) = (request::id(), purpose.name(), &login.user_id);
+    let (id, name, user) = (request::id(), purpose.name(), &login.user_id);
+    let request_id = id.as_deref();
     let login_name = log_name(&login.id);
     let over = login.cause_of_end(now);
     if over.is_none() {
