@@ -95,23 +95,7 @@ pub async fn exchange(
     })?;
     let client = origin::client(req, &app.config, None);
     let of_login = of_login.map(str::to_owned);
-    let presented = Presented {
-        token,
-        of_login: of_login.clone(),
-        at: now,
-    };
-    let advanced = match &app.rotations {
-        Some(queue) => queue.present(presented).await?,
-        None => None,
-    };
-    let rotation = match advanced {
-        Some(next) => {
-            let rotation = Rotation::Fresh(next);
-            super::count(app, &rotation, now);
-            rotation
-        }
-        None => to_its_end(rotate(app.clone(), token, of_login, client, now)).await?,
-    };
+    let rotation = to_its_end(rotate(app.clone(), token, of_login, client, now)).await?;
     match rotation {
         Rotation::Fresh(next) | Rotation::Newest(next) | Rotation::Sibling(next) => {
             Pair::after(app, next, now)
@@ -131,6 +115,35 @@ async fn rotate(
     client: Client,
     now: Timestamp,
 ) -> Result<Rotation, AppError> {
+    let presented = Presented {
+        token,
+        of_login: of_login.clone(),
+        at: now,
+    };
+    let advanced = match &app.rotations {
+        Some(queue) => queue.present(presented).await?,
+        None => None,
+    };
+    let rotation = match advanced {
+        Some(next) => Rotation::Fresh(next),
+        None => rotate_alone(&app, token, of_login, client, now).await?,
+    };
+    super::count(&app, &rotation, now);
+    if let Rotation::Reused { login, is_first } = &rotation {
+        let cause = rotation::came_back(Purpose::Refresh, login, *is_first, now);
+        app.announce(login, cause);
+    }
+    Ok(rotation)
+}
+
+/// By all the rules, in a transaction of its own.
+async fn rotate_alone(
+    app: &App,
+    token: TokenId,
+    of_login: Option<String>,
+    client: Client,
+    now: Timestamp,
+) -> Result<Rotation, AppError> {
     let rules = rules(&app.config);
     let rotation = app.db.write(move |conn| {
         if let Some(expected) = of_login {
@@ -141,13 +154,7 @@ async fn rotate(
         }
         rotation::rotate(conn, token, rules, &client, now).map(Some)
     });
-    let rotation = rotation.await?.ok_or(Code::TokenMismatch)?;
-    super::count(&app, &rotation, now);
-    if let Rotation::Reused { login, is_first } = &rotation {
-        let cause = rotation::came_back(Purpose::Refresh, login, *is_first, now);
-        app.announce(login, cause);
-    }
-    Ok(rotation)
+    Ok(rotation.await?.ok_or(Code::TokenMismatch)?)
 }
 
 /// The `data` of an answer that hands a pair over; the refresh token by cookie where a client wants

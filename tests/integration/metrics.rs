@@ -21,7 +21,7 @@ use crate::program::{APP_KEY, PASSWORD, Place, Server, Told, after, pair, until}
 use crate::readme::between;
 use crate::realtime::Wire;
 
-fn measured(place: Place) -> Place {
+pub fn measured(place: Place) -> Place {
     place
         .with("GAPURA_ADMIN_PASSWORD", PASSWORD)
         .with("GAPURA_METRICS_BIND", "127.0.0.1:0")

@@ -13,6 +13,7 @@ use tokio::time::Instant;
 
 use crate::faults::killed::{browser, remembered};
 use crate::harness::{Backend, Installation};
+use crate::metrics::measured;
 use crate::operations::{finds, warns};
 use crate::program::{
     APP_KEY, OTHER_APP_KEY, PASSWORD, Place, Server, add_user, after, form_token, mode, pair, until,
@@ -874,32 +875,66 @@ async fn the_log_tells_of_a_token_that_came_back_and_of_none_that_is_turned_away
     );
 }
 
+/// Presents a refresh token, and is gone `after` that without having waited for the answer.
+async fn hang_up(server: &Server, token: &str, after: Duration) {
+    use std::io::Write;
+    let address = server.url.trim_start_matches("http://");
+    let body = json!({ "refresh_token": token }).to_string();
+    let mut client = std::net::TcpStream::connect(address).expect("a connection");
+    let reset = socket2::SockRef::from(&client).set_linger(Some(Duration::ZERO));
+    reset.expect("set");
+    let length = body.len();
+    let request = format!(
+        "POST /api/v1/auth/refresh HTTP/1.1\r\nHost: {address}\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n{body}"
+    );
+    client.write_all(request.as_bytes()).expect("sent");
+    tokio::time::sleep(after).await;
+}
+
+#[actix_web::test]
+async fn what_is_exchanged_for_a_client_that_hangs_up_is_counted_once() {
+    const EXCHANGES: u32 = 60;
+    for backend in Backend::ALL {
+        let server = measured(place_on(backend))
+            .with("GAPURA_RATE_LIMITS", "off")
+            .serve();
+        let (_, mut token) = server.pair("admin", PASSWORD).await;
+        for number in 0..EXCHANGES {
+            hang_up(&server, &token, Duration::from_micros(200) * number).await;
+            let answer = server.refresh(&token).await;
+            assert_eq!(answer.status(), 200);
+            (_, token) = pair(answer).await;
+        }
+        let outcomes = ["rotated", "grace", "sibling"].map(async |outcome| {
+            let labels = format!("{{token=\"refresh\",outcome=\"{outcome}\"}}");
+            let series = format!("gapura_token_rotations_total{labels}");
+            server.metric(&series).await
+        });
+        // The first exchange of each token is one, whether it was waited for or not.
+        let [rotated, grace, sibling] = join_all(outcomes).await[..] else {
+            unreachable!()
+        };
+        assert_eq!(rotated, f64::from(EXCHANGES), "{backend:?}");
+        assert!(grace + sibling > f64::from(EXCHANGES / 4), "{backend:?}");
+    }
+}
+
 #[actix_web::test]
 async fn a_thief_who_hangs_up_is_told_of_all_the_same() {
     use diesel::connection::Connection;
     use diesel::prelude::*;
-    use std::io::Write;
     const THEFTS: u32 = 12;
     let place = Place::new()
         .with("GAPURA_ADMIN_PASSWORD", PASSWORD)
         .with("GAPURA_RATE_LIMITS", "off")
         .with("GAPURA_REFRESH_GRACE", "0s");
     let server = place.serve();
-    let address = server.url.trim_start_matches("http://");
     for number in 0..THEFTS {
         let (_, token) = server.pair("admin", PASSWORD).await;
         assert_eq!(server.refresh(&token).await.status(), 200);
-        let body = json!({ "refresh_token": token }).to_string();
-        let mut thief = std::net::TcpStream::connect(address).expect("a connection");
-        let reset = socket2::SockRef::from(&thief).set_linger(Some(Duration::ZERO));
-        reset.expect("set");
-        let length = body.len();
-        let request = format!(
-            "POST /api/v1/auth/refresh HTTP/1.1\r\nHost: {address}\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n{body}"
-        );
-        thief.write_all(request.as_bytes()).expect("sent");
         // Read, and not yet answered: sooner or later, since a busy machine reads late.
-        tokio::time::sleep(Duration::from_micros(500) * (number + 1)).await;
+        let after = Duration::from_micros(500) * (number + 1);
+        hang_up(&server, &token, after).await;
     }
     let file = place.path("data/gapura.db").display().to_string();
     let thefts = || {
