@@ -33,6 +33,8 @@ const FAR_FUTURE: Duration = Duration::from_secs(300);
 /// Space below which the next hours may fill the disk, and below which anything may.
 const LITTLE_SPACE: u64 = 1_000_000_000;
 const NO_SPACE: u64 = 100_000_000;
+/// Links that Linux follows from one to the next.
+const LINKS: usize = 40;
 const NO_KEY: &str = "there is no signing key yet; the first start makes one";
 
 /// How bad it is.
@@ -162,7 +164,8 @@ fn public_url(config: &Config) -> Vec<Finding> {
 
 /// The data directory, where one is used, and what lies in it.
 fn files(config: &Config) -> Vec<Finding> {
-    let dir = &config.data_dir;
+    // Without a `/` at its end, which would name what a link leads to.
+    let dir = &config.data_dir.components().collect::<PathBuf>();
     let sqlite = match &config.database {
         DatabaseUrl::Sqlite(file) => Some(file),
         DatabaseUrl::Postgres(_) => None,
@@ -173,8 +176,7 @@ fn files(config: &Config) -> Vec<Finding> {
     let mut places = dir.ancestors();
     let place = places.find(|place| place.symlink_metadata().is_ok());
     let place = place.unwrap_or(Path::new("."));
-    let wanted = Access::WRITE_OK | Access::EXEC_OK;
-    let is_usable = place.is_dir() && rustix::fs::access(place, wanted).is_ok();
+    let is_usable = may_be_added_to(place);
     if config.grows_in().is_none() && !config.app_keys.is_empty() {
         let mut found = vec![good("nothing secret is kept on this node")];
         if !is_usable {
@@ -233,7 +235,8 @@ fn files(config: &Config) -> Vec<Finding> {
     }
     for path in files.iter().chain([dir]) {
         let wanted = Access::READ_OK | Access::WRITE_OK;
-        if rustix::fs::access(path, wanted).is_err() {
+        let is_open = rustix::fs::access(path, wanted).is_ok();
+        if !is_open || (path == dir && !may_be_added_to(dir)) {
             let owned = std::fs::metadata(path).map(|data| data.permissions().mode() & 0o777);
             found.push(bad(format_args!(
                 "{} cannot be read and written by this user (mode {:o}); run this as the server's user, or `chown` it",
@@ -250,6 +253,12 @@ fn files(config: &Config) -> Vec<Finding> {
         )));
     }
     found
+}
+
+/// Whether it is a directory in which this user may make and reach files.
+fn may_be_added_to(place: &Path) -> bool {
+    let wanted = Access::WRITE_OK | Access::EXEC_OK;
+    place.is_dir() && rustix::fs::access(place, wanted).is_ok()
 }
 
 fn space(free: u64) -> Finding {
@@ -269,13 +278,35 @@ async fn database(config: &Config) -> (Vec<Finding>, Option<Db>) {
     let url = config.database.clone();
     if let DatabaseUrl::Sqlite(file) = &url {
         let name = file.display();
-        if !file.exists() {
+        let is_there = match file.try_exists() {
+            Ok(is_there) => is_there,
+            Err(error) => {
+                found.push(bad(format_args!(
+                    "{name}: {error}; run this as the server's user, or look at DATABASE_URL"
+                )));
+                return (found, None);
+            }
+        };
+        if !is_there {
+            // It is made where a link leads to; with the data directory, which `files` has looked at, and no other.
+            let made = std::iter::successors(Some(file.clone()), |link| {
+                Some(link.parent()?.join(link.read_link().ok()?))
+            });
+            let made = made.take(LINKS).last().unwrap_or_default();
+            let parent = made.parent().filter(|parent| *parent != Path::new(""));
+            let parent = parent.unwrap_or(Path::new("."));
             let had_one = config.data_dir.join("app.key").exists();
-            found.push(match had_one {
-                true => bad(format_args!(
+            found.push(if had_one {
+                bad(format_args!(
                     "{name} is gone, though its key is there: restore a copy, or look whether DATABASE_URL is right"
-                )),
-                false => doubtful(format_args!("{name} is not there; the first start makes it")),
+                ))
+            } else if parent != config.data_dir && !may_be_added_to(parent) {
+                bad(format_args!(
+                    "{name} is not there, and in {} this user may not make it: make that directory, or look at DATABASE_URL",
+                    parent.display()
+                ))
+            } else {
+                doubtful(format_args!("{name} is not there; the first start makes it"))
             });
             return (found, None);
         }
@@ -401,6 +432,10 @@ fn what_to_do(error: &str, otherwise: &'static str) -> &'static str {
         (
             "is locked",
             "another program keeps the file to itself: look which (`fuser`), and end it",
+        ),
+        (
+            "readonly database",
+            "`chown` it to the server's user, and look how its disk is mounted",
         ),
         ("relation ", "a table is missing: restore a copy"),
         ("no such table", "a table is missing: restore a copy"),

@@ -2,7 +2,7 @@
 //! the database.
 
 use std::fs;
-use std::os::unix::fs::{FileExt, PermissionsExt};
+use std::os::unix::fs::{FileExt, PermissionsExt, symlink};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -838,14 +838,29 @@ async fn a_start_waits_for_another_program_that_writes() {
 
 #[test]
 fn the_doctor_tells_a_data_directory_that_leads_nowhere() {
-    let place = Place::new();
-    std::os::unix::fs::symlink("nowhere", place.path("data")).expect("a link");
-    finds(&place, &["leads nowhere"]);
-    assert!(
-        place
-            .try_serve()
-            .is_err_and(|told| told.err.contains("leads nowhere"))
-    );
+    for named in ["data", "data/"] {
+        let place = Place::new().with("GAPURA_DATA_DIR", named);
+        symlink("nowhere", place.path("data")).expect("a link");
+        finds(&place, &["leads nowhere"]);
+        let told = place.try_serve().err().expect("it does not start");
+        assert!(told.err.contains("leads nowhere"), "{told:?}");
+    }
+}
+
+#[test]
+fn the_doctor_tells_of_a_database_that_a_start_cannot_make() {
+    for named in ["gone/gapura.db", "link.db"] {
+        let place = Place::new().with("DATABASE_URL", &format!("sqlite://{named}"));
+        symlink("gone/gapura.db", place.path("link.db")).expect("a link");
+        finds(&place, &[named, "gone this user may not", "DATABASE_URL"]);
+        assert!(place.try_serve().is_err());
+    }
+    let place = Place::new().with("DATABASE_URL", "sqlite://second.db");
+    symlink("first.db", place.path("second.db")).expect("a link");
+    symlink("gapura.db", place.path("first.db")).expect("a link");
+    warns(&place, "second.db is not there; the first start makes it");
+    drop(place.serve());
+    assert!(place.path("gapura.db").exists());
 }
 
 #[test]
