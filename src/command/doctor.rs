@@ -234,9 +234,9 @@ fn files(config: &Config) -> Vec<Finding> {
         found.push(closed(path, "600"));
     }
     for path in files.iter().chain([dir]) {
-        let wanted = Access::READ_OK | Access::WRITE_OK;
-        let is_open = rustix::fs::access(path, wanted).is_ok();
-        if !is_open || (path == dir && !may_be_added_to(dir)) {
+        let mut wanted = Access::READ_OK | Access::WRITE_OK;
+        wanted.set(Access::EXEC_OK, path == dir);
+        if rustix::fs::access(path, wanted).is_err() {
             let owned = std::fs::metadata(path).map(|data| data.permissions().mode() & 0o777);
             found.push(bad(format_args!(
                 "{} cannot be read and written by this user (mode {:o}); run this as the server's user, or `chown` it",
@@ -272,43 +272,47 @@ fn space(free: u64) -> Finding {
     }
 }
 
+/// What a start would do where the SQLite file is not there.
+fn not_there(config: &Config, file: &Path) -> Finding {
+    let name = file.display();
+    if config.data_dir.join("app.key").exists() {
+        return bad(format_args!(
+            "{name} is gone, though its key is there: restore a copy, or look whether DATABASE_URL is right"
+        ));
+    }
+    // It is made where a link leads to; with the data directory, which `files` has looked at, and no other.
+    let links = std::iter::successors(Some(file.to_owned()), |link| {
+        Some(link.parent()?.join(link.read_link().ok()?))
+    });
+    let made = links.take(LINKS).last().unwrap_or_default();
+    let parent = made.parent().filter(|parent| *parent != Path::new(""));
+    let parent = parent.unwrap_or(Path::new("."));
+    if parent != config.data_dir && !may_be_added_to(parent) {
+        return bad(format_args!(
+            "{name} is not there, and in {} this user may not make it: make that directory, or look at DATABASE_URL",
+            parent.display()
+        ));
+    }
+    doubtful(format_args!(
+        "{name} is not there; the first start makes it"
+    ))
+}
+
 /// What the database says, and a way to ask it more if it can be used.
 async fn database(config: &Config) -> (Vec<Finding>, Option<Db>) {
     let mut found = Vec::new();
     let url = config.database.clone();
     if let DatabaseUrl::Sqlite(file) = &url {
         let name = file.display();
-        let is_there = match file.try_exists() {
-            Ok(is_there) => is_there,
+        match file.try_exists() {
+            Ok(true) => {}
+            Ok(false) => return (vec![not_there(config, file)], None),
             Err(error) => {
                 found.push(bad(format_args!(
                     "{name}: {error}; run this as the server's user, or look at DATABASE_URL"
                 )));
                 return (found, None);
             }
-        };
-        if !is_there {
-            // It is made where a link leads to; with the data directory, which `files` has looked at, and no other.
-            let made = std::iter::successors(Some(file.clone()), |link| {
-                Some(link.parent()?.join(link.read_link().ok()?))
-            });
-            let made = made.take(LINKS).last().unwrap_or_default();
-            let parent = made.parent().filter(|parent| *parent != Path::new(""));
-            let parent = parent.unwrap_or(Path::new("."));
-            let had_one = config.data_dir.join("app.key").exists();
-            found.push(if had_one {
-                bad(format_args!(
-                    "{name} is gone, though its key is there: restore a copy, or look whether DATABASE_URL is right"
-                ))
-            } else if parent != config.data_dir && !may_be_added_to(parent) {
-                bad(format_args!(
-                    "{name} is not there, and in {} this user may not make it: make that directory, or look at DATABASE_URL",
-                    parent.display()
-                ))
-            } else {
-                doubtful(format_args!("{name} is not there; the first start makes it"))
-            });
-            return (found, None);
         }
         let path = file.clone();
         let checked = block(move || upkeep::quick_check(&path)).await;
