@@ -181,16 +181,6 @@ impl Db {
             .await
     }
 
-    /// Runs a statement that is a transaction by itself, on PostgreSQL.
-    pub async fn at_once<T, F>(&self, job: F) -> Result<T, DbError>
-    where
-        T: Send + 'static,
-        F: FnOnce(&mut AnyConnection) -> QueryResult<T> + Send + 'static,
-    {
-        self.timed("write", Box::pin(self.on_a_connection(job)))
-            .await
-    }
-
     /// On the heap, since the many requests that need no database would carry the room for it along.
     async fn timed<T>(
         &self,
@@ -229,7 +219,18 @@ impl Db {
         T: Send + 'static,
         F: FnOnce(&mut AnyConnection) -> QueryResult<T> + Send + 'static,
     {
-        let until = Instant::now() + self.left();
+        let until = self.deadline();
+        self.timed("write", Box::pin(self.write_by(until, job)))
+            .await
+    }
+
+    /// As [`Self::write`], for those who wait for it by [`Self::written`], of whom the first is told that nothing was
+    /// done at `until`.
+    pub async fn write_by<T, F>(&self, until: Instant, job: F) -> Result<T, DbError>
+    where
+        T: Send + 'static,
+        F: FnOnce(&mut AnyConnection) -> QueryResult<T> + Send + 'static,
+    {
         let in_time = move || match Instant::now() < until {
             true => Ok(()),
             false => Err(diesel::result::Error::RollbackTransaction),
@@ -240,15 +241,24 @@ impl Db {
             in_time()?;
             Ok(value)
         };
-        let work = async {
-            match &self.writer {
-                Some(writer) => self.in_time(writer.submit(until, job)).await?,
-                None => {
-                    self.on_a_connection(move |conn| conn.transaction(job))
-                        .await
-                }
+        match &self.writer {
+            Some(writer) => self.in_time(writer.submit(until, job)).await?,
+            None => {
+                self.on_a_connection(move |conn| conn.transaction(job))
+                    .await
             }
-        };
+        }
+    }
+
+    /// Waits for what is written for several who ask, no longer than whoever asks may.
+    ///
+    /// # Errors
+    /// Those of the writing, or when there is no answer by then.
+    pub async fn written<T>(
+        &self,
+        work: impl Future<Output = Result<T, DbError>>,
+    ) -> Result<T, DbError> {
+        let work = async { self.in_time(work).await? };
         self.timed("write", Box::pin(work)).await
     }
 
@@ -259,14 +269,16 @@ impl Db {
     }
 
     /// Waits for an answer of the database no longer than whoever asks may.
-    ///
-    /// # Errors
-    /// When there is none by then.
-    pub async fn in_time<T>(&self, work: impl Future<Output = T>) -> Result<T, DbError> {
+    async fn in_time<T>(&self, work: impl Future<Output = T>) -> Result<T, DbError> {
         let (began, left) = (Instant::now(), self.left());
         let answer = tokio::time::timeout(left, work).await;
         request::waited(began.elapsed());
         answer.map_err(|_| DbError::too_late())
+    }
+
+    /// When whoever asks now is told that there was no answer.
+    pub fn deadline(&self) -> Instant {
+        Instant::now() + self.left()
     }
 
     fn left(&self) -> Duration {

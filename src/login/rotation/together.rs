@@ -2,8 +2,11 @@
 //! and a commit cost more than what is done in them, and shared they cost next to nothing. (In SQLite
 //! the writer shares its commits among all transactions.)
 
+use std::time::Duration;
+
 use actix_web::rt;
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
 
 use super::{Next, Rules, TokenId, advance_together};
 use crate::clock::Timestamp;
@@ -11,6 +14,9 @@ use crate::db::{Db, DbError};
 
 /// How many are presented together at the most: bounds how long the first waits for the last.
 const MOST: usize = 64;
+/// With less time left nobody is presented any more: what is undone because it was too late for one is
+/// undone for all of a batch.
+const LEAST: Duration = Duration::from_millis(250);
 
 /// A token that somebody presents.
 pub struct Presented {
@@ -22,6 +28,8 @@ pub struct Presented {
 
 struct Waiting {
     presented: Presented,
+    /// When it is told that nothing was done.
+    until: Instant,
     reply: oneshot::Sender<Result<Option<Next>, String>>,
 }
 
@@ -46,32 +54,37 @@ impl Queue {
     /// [`super::rotate`]; then nothing was done.
     ///
     /// # Errors
-    /// When the database refuses, or gives no answer in time; then nobody knows, and the client can go
-    /// on with what it holds.
+    /// When the database refuses, or gives no answer in time; then the client can go on with what it holds.
     pub async fn present(&self, presented: Presented) -> Result<Option<Next>, DbError> {
         let (reply, answer) = oneshot::channel();
-        let stopped = |_| DbError::Unavailable("rotations stand still".to_owned());
-        self.waiting
-            .send(Waiting { presented, reply })
-            .map_err(|_| stopped(()))?;
-        let answer = self.db.in_time(answer).await?.map_err(|_| stopped(()))?;
-        answer.map_err(DbError::Unavailable)
+        let waiting = Waiting {
+            presented,
+            until: self.db.deadline(),
+            reply,
+        };
+        let late = || DbError::Unavailable("it was not its turn in time".to_owned());
+        self.waiting.send(waiting).map_err(|_| late())?;
+        let written = async {
+            let answer = answer.await.map_err(|_| late())?;
+            answer.map_err(DbError::Unavailable)
+        };
+        self.db.written(written).await
     }
 }
 
 async fn work_off(db: Db, rules: Rules, mut waiting: mpsc::UnboundedReceiver<Waiting>) {
     let mut batch = Vec::new();
     while waiting.recv_many(&mut batch, MOST).await > 0 {
-        // Who has given up is not served any more.
-        batch.retain(|waiting| !waiting.reply.is_closed());
+        let soon = Instant::now() + LEAST;
+        batch.retain(|waiting| waiting.until > soon && !waiting.reply.is_closed());
+        let Some(until) = batch.iter().map(|waiting| waiting.until).min() else {
+            continue;
+        };
         let (presented, replies): (Vec<_>, Vec<_>) = batch
             .drain(..)
             .map(|waiting| (waiting.presented, waiting.reply))
             .unzip();
-        if presented.is_empty() {
-            continue;
-        }
-        let advanced = db.at_once(move |conn| advance_together(conn, &presented, rules));
+        let advanced = db.write_by(until, move |conn| advance_together(conn, &presented, rules));
         match advanced.await {
             Ok(advanced) => {
                 for (reply, next) in replies.into_iter().zip(advanced) {

@@ -11,6 +11,7 @@ use tokio::time::Instant;
 
 use super::postgres::{Postgres, SomebodyElse};
 use super::{TOKEN_STATUS, shared, timed};
+use crate::metrics::measured;
 use crate::program::{PASSWORD, Place, Server, pair, until};
 use crate::token_api::claims_of;
 
@@ -196,6 +197,46 @@ async fn a_database_that_answers_late_and_then_not_at_all_keeps_nobody_waiting_t
     all_go_on(&server, &mut pairs).await;
 }
 
+#[actix_web::test]
+async fn what_was_answered_503_is_not_done_after_it() {
+    let postgres = Postgres::start().await;
+    let place = measured(place().with("DATABASE_URL", &postgres.url()))
+        .with("GAPURA_REFRESH_GRACE", "0s")
+        .with("GAPURA_REVOCATION_MAX_LAG", "1m");
+    let server = place.serve();
+    let mut pairs = log_in(&server, 10).await;
+    let mut somebody = SomebodyElse::in_database_of(&place);
+    for hangs in [false, true, false, true] {
+        let outages = server.metric("gapura_database_outages_total").await;
+        match hangs {
+            true => postgres.signal("STOP"),
+            false => somebody.lock("rotating_tokens"),
+        }
+        for answer in present(&server, &pairs).await {
+            told(&answer);
+        }
+        match hangs {
+            true => postgres.signal("CONT"),
+            false => somebody.done(),
+        }
+        let counted = server.metric("gapura_database_outages_total").await - outages;
+        assert!(counted >= 10.0, "{counted}");
+        until(BACK_WITHIN, || ready(somebody.waiting() == 0)).await;
+        for held in &mut pairs {
+            let began = Instant::now();
+            let answer = loop {
+                let answer = server.refresh(&held.1).await;
+                if answer.status() != 503 || began.elapsed() > BACK_WITHIN {
+                    break answer;
+                }
+            };
+            // In strict mode what was done would be a theft now.
+            assert_eq!(answer.status(), 200, "it hung: {hangs}");
+            *held = pair(answer).await;
+        }
+    }
+}
+
 /// As many successors of each login's tokens as it has been given, and one that is live.
 fn whole(somebody: &mut SomebodyElse) {
     let split = somebody.number(
@@ -251,7 +292,7 @@ async fn killed_in_the_middle_of_a_batch_it_leaves_all_or_nothing_and_tokens_tha
 
 #[actix_web::test]
 async fn a_node_that_is_stopped_with_locks_in_its_hands_keeps_others_waiting_for_seconds_only() {
-    // Together it is one statement, which ends by itself; with limits a transaction, which must be ended.
+    // Together or alone.
     for limits in ["off", "on"] {
         let place = shared()
             .with("GAPURA_RATE_LIMITS", limits)
@@ -283,7 +324,7 @@ async fn a_node_that_is_stopped_with_locks_in_its_hands_keeps_others_waiting_for
             stopped.signal("STOP");
             somebody.done();
             let since = Instant::now();
-            let mut holds = || limits == "off" || somebody.abandoned() > 0;
+            let mut holds = || somebody.abandoned() > 0;
             while !holds() && since.elapsed() < Duration::from_secs(2) {
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
