@@ -577,7 +577,7 @@ impl Raw {
         };
         if let Some(path) = text
             .strip_prefix("sqlite://")
-            .filter(|path| !path.is_empty())
+            .filter(|path| !path.is_empty() && !path.ends_with('/') && *path != ":memory:")
         {
             DatabaseUrl::Sqlite(PathBuf::from(path))
         } else if text.starts_with("postgres://") || text.starts_with("postgresql://") {
@@ -587,7 +587,7 @@ impl Raw {
             DatabaseUrl::Postgres(Secret::new(text))
         } else {
             self.problems
-                .push("DATABASE_URL must be sqlite://path or postgres://…".to_owned());
+                .push("DATABASE_URL must be sqlite://path, of a file, or postgres://…".to_owned());
             embedded
         }
     }

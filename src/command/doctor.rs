@@ -4,7 +4,7 @@
 use std::fmt;
 use std::net::IpAddr;
 use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
 use actix_web::web::block;
@@ -280,14 +280,17 @@ fn not_there(config: &Config, file: &Path) -> Finding {
             "{name} is gone, though its key is there: restore a copy, or look whether DATABASE_URL is right"
         ));
     }
-    // It is made where a link leads to; with the data directory, which `files` has looked at, and no other.
+    // It is made where a link leads to; with the data directory and what that lies in, which `files` has
+    // looked at, and no other.
     let links = std::iter::successors(Some(file.to_owned()), |link| {
         Some(link.parent()?.join(link.read_link().ok()?))
     });
-    let made = links.take(LINKS).last().unwrap_or_default();
+    let made = links.take(LINKS + 1).last().unwrap_or_default();
     let parent = made.parent().filter(|parent| *parent != Path::new(""));
     let parent = parent.unwrap_or(Path::new("."));
-    if parent != config.data_dir && !may_be_added_to(parent) {
+    let (data, place) = (whole(&config.data_dir), whole(parent));
+    let is_looked_at = data == place || !parent.exists() && data.starts_with(place);
+    if !is_looked_at && !may_be_added_to(parent) {
         return bad(format_args!(
             "{name} is not there, and in {} this user may not make it: make that directory, or look at DATABASE_URL",
             parent.display()
@@ -296,6 +299,22 @@ fn not_there(config: &Config, file: &Path) -> Finding {
     doubtful(format_args!(
         "{name} is not there; the first start makes it"
     ))
+}
+
+/// The same place by its only name, whether it is there or not.
+fn whole(path: &Path) -> PathBuf {
+    let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    path.components()
+        .fold(PathBuf::new(), |mut place, part| match part {
+            Component::ParentDir => {
+                place.pop();
+                place
+            }
+            part => {
+                place.push(part);
+                place.canonicalize().unwrap_or(place)
+            }
+        })
 }
 
 /// What the database says, and a way to ask it more if it can be used.

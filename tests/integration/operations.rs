@@ -864,6 +864,29 @@ fn the_doctor_tells_of_a_database_that_a_start_cannot_make() {
 }
 
 #[test]
+fn the_doctor_finds_no_fault_where_the_start_makes_the_directory() {
+    for (data, file) in [
+        ("./data", "data/gapura.db"),
+        ("data", "data/../data/gapura.db"),
+        ("above/data", "above/gapura.db"),
+        ("data", "link.db"),
+    ] {
+        for is_whole in [false, true] {
+            let mut place = Place::new();
+            symlink("data/gapura.db", place.path("link.db")).expect("a link");
+            let file = match is_whole {
+                true => place.path(file).display().to_string(),
+                false => file.to_owned(),
+            };
+            place = place.with("GAPURA_DATA_DIR", data);
+            place = place.with("DATABASE_URL", &format!("sqlite://{file}"));
+            warns(&place, &format!("{file} is not there; the first start"));
+            drop(place.serve());
+        }
+    }
+}
+
+#[test]
 fn a_command_makes_no_database_where_there_is_none() {
     let place = Place::new();
     for command in [

@@ -184,6 +184,10 @@ fn settings_come_from_files_and_the_environment_and_all_problems_are_told_at_onc
     ] {
         assert!(told.err.contains(words), "{words}: {told:?}");
     }
+    for no_file in ["sqlite://:memory:", "sqlite://data/gapura.db/"] {
+        let told = Place::new().with("DATABASE_URL", no_file).run(&[]);
+        assert!(told.err.contains("DATABASE_URL must be"), "{told:?}");
+    }
 }
 
 #[test]
