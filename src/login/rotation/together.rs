@@ -14,9 +14,10 @@ use crate::db::{Db, DbError};
 
 /// How many are presented together at the most: bounds how long the first waits for the last.
 const MOST: usize = 64;
-/// With less time left nobody is presented any more: what is undone because it was too late for one is
-/// undone for all of a batch.
+/// With less time left nobody is presented any more, and neither with less than twice what the last batch took: what
+/// is undone because it came too late for one is undone for all, and where the database is slow for all those after them.
 const LEAST: Duration = Duration::from_millis(250);
+const LEAST_WHERE_SLOW: Duration = Duration::from_millis(750);
 
 /// A token that somebody presents.
 pub struct Presented {
@@ -73,10 +74,11 @@ impl Queue {
 }
 
 async fn work_off(db: Db, rules: Rules, mut waiting: mpsc::UnboundedReceiver<Waiting>) {
-    let mut batch = Vec::new();
+    let mut batch: Vec<Waiting> = Vec::new();
+    let mut least = LEAST;
     while waiting.recv_many(&mut batch, MOST).await > 0 {
-        let soon = Instant::now() + LEAST;
-        batch.retain(|waiting| waiting.until > soon && !waiting.reply.is_closed());
+        let began = Instant::now();
+        batch.retain(|waiting| waiting.until > began + least && !waiting.reply.is_closed());
         let Some(until) = batch.iter().map(|waiting| waiting.until).min() else {
             continue;
         };
@@ -85,7 +87,9 @@ async fn work_off(db: Db, rules: Rules, mut waiting: mpsc::UnboundedReceiver<Wai
             .map(|waiting| (waiting.presented, waiting.reply))
             .unzip();
         let advanced = db.write_by(until, move |conn| advance_together(conn, &presented, rules));
-        match advanced.await {
+        let advanced = advanced.await;
+        least = (began.elapsed() * 2).clamp(LEAST, LEAST_WHERE_SLOW);
+        match advanced {
             Ok(advanced) => {
                 for (reply, next) in replies.into_iter().zip(advanced) {
                     let _ = reply.send(Ok(next));

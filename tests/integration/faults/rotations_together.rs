@@ -237,6 +237,37 @@ async fn what_was_answered_503_is_not_done_after_it() {
     }
 }
 
+#[actix_web::test]
+async fn who_has_time_left_is_not_turned_away_with_those_who_have_little() {
+    let place = place();
+    let server = Arc::new(place.serve());
+    let mut pairs = log_in(&server, 3).await;
+    let mut somebody = SomebodyElse::in_database_of(&place);
+    let ask = |pairs: &[(String, String)], number: usize| {
+        let (server, token) = (Arc::clone(&server), pairs[number].1.clone());
+        actix_web::rt::spawn(async move { timed(server.refresh(&token)).await })
+    };
+    for _ in 0..2 {
+        somebody.lock("rotating_tokens");
+        let began = Instant::now();
+        let first = ask(&pairs, 0);
+        until(Duration::from_secs(1), || ready(somebody.waiting() > 0)).await;
+        tokio::time::sleep_until(began + Duration::from_millis(300)).await;
+        let second = ask(&pairs, 1);
+        tokio::time::sleep_until(began + Duration::from_millis(1300)).await;
+        let third = ask(&pairs, 2);
+        told(&first.await.expect("an answer"));
+        told(&second.await.expect("an answer"));
+        // The second could have waited until now.
+        tokio::time::sleep_until(began + Duration::from_millis(1900)).await;
+        somebody.done();
+        let answer = third.await.expect("an answer").0;
+        assert_eq!(answer.status(), 200);
+        pairs[2] = pair(answer).await;
+        all_go_on(&server, &mut pairs).await;
+    }
+}
+
 /// As many successors of each login's tokens as it has been given, and one that is live.
 fn whole(somebody: &mut SomebodyElse) {
     let split = somebody.number(
