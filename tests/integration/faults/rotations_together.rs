@@ -337,7 +337,7 @@ async fn a_node_that_is_stopped_with_locks_in_its_hands_keeps_others_waiting_for
             tries.next().expect("it holds locks when it is stopped");
             match limits {
                 "off" => somebody.lock("rotating_tokens"),
-                // Waited for by a transaction only.
+                // A batch passes over such logins; who is exchanged alone waits for them.
                 _ => somebody.execute("BEGIN; SELECT 1 FROM logins FOR UPDATE"),
             }
             let asking: Vec<_> = pairs
