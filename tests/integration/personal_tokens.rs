@@ -1,12 +1,13 @@
 //! Personal tokens: who may make one, what it opens, and when it no longer does.
 
+use std::future::ready;
 use std::sync::Arc;
 use std::time::Duration;
 
 use diesel::connection::SimpleConnection;
 use diesel::prelude::*;
 use diesel::sql_types::BigInt;
-use futures_util::future::join_all;
+use futures_util::future::{join, join_all};
 use gapura::account::{self, Role};
 use gapura::audit::Actor;
 use gapura::caller::scope::Scope;
@@ -19,8 +20,10 @@ use serde_json::{Value, json};
 
 use crate::actors::{Answer, Browser};
 use crate::chromium::{Chromium, Setup, serve};
+use crate::faults::postgres::SomebodyElse;
 use crate::harness::{Backend, TestApp};
 use crate::openapi::{ID, operations};
+use crate::program::until;
 use crate::session::dump;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -588,6 +591,36 @@ async fn a_busy_token_notes_its_use_once_a_minute_on_however_many_nodes() {
 }
 
 #[actix_web::test]
+async fn a_use_that_cannot_be_noted_just_now_keeps_one_connection_and_is_noted_later() {
+    let app = TestApp::start(Backend::Shared).await;
+    let access = app.access_token("ada").await;
+    let token = text_of(&app.make_token(&access, &["*"]).await["token"]);
+    let [mut somebody, mut another] = [(); 2].map(|()| SomebodyElse::at(database_of(&app)));
+    somebody.execute("BEGIN; SELECT 1 FROM personal_tokens FOR UPDATE");
+    // All look it up before one of them has.
+    another.execute("BEGIN; LOCK TABLE users IN ACCESS EXCLUSIVE MODE");
+    let uses = join_all((0..64).map(|_| app.me_by(&token)));
+    let let_go = async {
+        until(5 * SECOND, || ready(another.waiting() > 1)).await;
+        another.done();
+    };
+    for answer in join(uses, let_go).await.0 {
+        answer.expect(200);
+    }
+    until(5 * SECOND, || ready(another.waiting() > 0)).await;
+    for _ in 0..10 {
+        assert_eq!(another.waiting(), 1);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    until(5 * SECOND, || ready(another.waiting() == 0)).await;
+    let noted = "SELECT COUNT(last_used_at) AS number FROM personal_tokens";
+    assert_eq!(app.number(noted).await, 0);
+    somebody.done();
+    app.me_by(&token).await.expect(200);
+    until(5 * SECOND, || async { app.number(noted).await == 1 }).await;
+}
+
+#[actix_web::test]
 async fn a_mistyped_token_costs_no_query_and_a_busy_one_a_query_a_second() {
     let app = TestApp::start(Backend::Shared).await;
     let access = app.access_token("ada").await;
@@ -613,12 +646,16 @@ async fn a_mistyped_token_costs_no_query_and_a_busy_one_a_query_a_second() {
     refused(&waits, 503, "unavailable");
 }
 
-fn close_database(app: &TestApp) {
+fn database_of(app: &TestApp) -> &str {
     let mut settings = app.installation.settings.iter();
     let (_, url) = settings
         .find(|(name, _)| name == "DATABASE_URL")
         .expect("PostgreSQL");
-    let name = url.rsplit_once('/').expect("a database").1;
+    url
+}
+
+fn close_database(app: &TestApp) {
+    let (_, name) = database_of(app).rsplit_once('/').expect("a database");
     let admin = std::env::var("GAPURA_TEST_POSTGRES_URL").expect("tests/run");
     let mut admin = PgConnection::establish(&admin).expect("PostgreSQL answers");
     let close = format!(

@@ -1,6 +1,7 @@
 //! What was looked up is remembered for a second at most, so that a busy token costs one query a
 //! second and one write a minute.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
@@ -29,8 +30,7 @@ pub struct Known {
     pub user: User,
     login: Option<Login>,
     looked_up_at: Timestamp,
-    /// When a use was last written down, or is being written, in milliseconds.
-    noted_at: AtomicI64,
+    noted_at: Arc<AtomicI64>,
 }
 
 /// What a presented personal token turned out to be.
@@ -68,6 +68,9 @@ impl Reading {
 /// Tokens looked up lately, under their MACs.
 pub struct Memory {
     known: Cache<[u8; 32], Arc<Known>>,
+    /// When the use of a token was last written down, or is being written, in milliseconds: once for
+    /// all who look it up at the same time, or they wait for each other with a connection each.
+    noted: Cache<String, Arc<AtomicI64>>,
     /// How often everything was forgotten: a lookup that began before is not remembered after.
     forgotten: AtomicU64,
 }
@@ -76,6 +79,7 @@ impl Default for Memory {
     fn default() -> Self {
         Self {
             known: Cache::new(REMEMBERED),
+            noted: Cache::new(REMEMBERED),
             forgotten: AtomicU64::new(0),
         }
     }
@@ -109,10 +113,9 @@ impl Memory {
         let Some((token, user, login)) = found else {
             return Ok(None);
         };
-        let noted_at = token.last_used_at.map_or(i64::MIN, Timestamp::millis);
         let known = Arc::new(Known {
             scopes: token.scopes(),
-            noted_at: AtomicI64::new(noted_at),
+            noted_at: self.noted_at(&token),
             looked_up_at: now,
             token,
             user,
@@ -123,6 +126,15 @@ impl Memory {
             self.known.remove(&candidate.mac);
         }
         Ok(Some(known))
+    }
+
+    fn noted_at(&self, token: &Token) -> Arc<AtomicI64> {
+        let begin = || Ok::<_, Infallible>(Arc::new(AtomicI64::new(i64::MIN)));
+        let Ok(noted_at) = self.noted.get_or_insert_with(&token.id, begin);
+        if let Some(used_at) = token.last_used_at {
+            noted_at.fetch_max(used_at.millis(), Ordering::Relaxed);
+        }
+        noted_at
     }
 }
 
@@ -167,10 +179,12 @@ pub fn note_use(app: &App, known: &Known, ip: impl FnOnce() -> String, now: Time
     };
     if due && ours() {
         let (db, id, ip) = (app.db.clone(), known.token.id.clone(), ip());
+        let noting = Arc::clone(&known.noted_at);
         actix_web::rt::spawn(async move {
             let before = now - NOTED_EVERY;
             let noted = db.write(move |conn| store::note_use(conn, &id, &ip, now, before));
             if let Err(error) = noted.await {
+                noting.store(noted_at, Ordering::Relaxed);
                 tracing::debug!(%error, "the use of a personal token was not noted");
             }
         });

@@ -5,7 +5,7 @@
 mod database;
 mod full_disk;
 pub mod killed;
-mod postgres;
+pub mod postgres;
 pub mod proxy;
 pub mod redis;
 mod rolling;

@@ -159,6 +159,10 @@ impl SomebodyElse {
         let mut settings = place.settings.iter();
         let url = settings.find(|(name, _)| name == "DATABASE_URL");
         let (_, url) = url.expect("PostgreSQL");
+        Self::at(url)
+    }
+
+    pub fn at(url: &str) -> Self {
         let connect = || PgConnection::establish(url).expect("it answers");
         Self {
             conn: connect(),
