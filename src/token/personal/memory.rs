@@ -65,11 +65,13 @@ impl Reading {
     }
 }
 
-/// Tokens looked up lately, under their MACs.
+/// Tokens looked up lately.
 pub struct Memory {
+    /// Under their MACs.
     known: Cache<[u8; 32], Arc<Known>>,
-    /// When the use of a token was last written down, or is being written, in milliseconds: once for
-    /// all who look it up at the same time, or they wait for each other with a connection each.
+    /// When the use of a token was last written down, or is being written, in milliseconds, under its
+    /// id: once for all who look it up at the same time, or they wait for each other with a connection
+    /// each.
     noted: Cache<String, Arc<AtomicI64>>,
     /// How often everything was forgotten: a lookup that began before is not remembered after.
     forgotten: AtomicU64,
@@ -165,8 +167,8 @@ pub async fn read(app: &App, candidate: &Candidate, now: Timestamp) -> Result<Re
     })
 }
 
-/// Notes when and from where a token was used, at most once a minute; behind the answer, since
-/// nothing depends on it.
+/// Notes when and from where a token was used, at most once a minute, also where that fails; behind
+/// the answer, since nothing depends on it.
 pub fn note_use(app: &App, known: &Known, ip: impl FnOnce() -> String, now: Timestamp) {
     let noted_at = known.noted_at.load(Ordering::Relaxed);
     let due = Timestamp::from_millis(noted_at) + NOTED_EVERY <= now;
@@ -179,12 +181,10 @@ pub fn note_use(app: &App, known: &Known, ip: impl FnOnce() -> String, now: Time
     };
     if due && ours() {
         let (db, id, ip) = (app.db.clone(), known.token.id.clone(), ip());
-        let noting = Arc::clone(&known.noted_at);
         actix_web::rt::spawn(async move {
             let before = now - NOTED_EVERY;
             let noted = db.write(move |conn| store::note_use(conn, &id, &ip, now, before));
             if let Err(error) = noted.await {
-                noting.store(noted_at, Ordering::Relaxed);
                 tracing::debug!(%error, "the use of a personal token was not noted");
             }
         });
