@@ -77,6 +77,25 @@ impl Installation {
         self.dir.path()
     }
 
+    /// Of PostgreSQL.
+    pub fn database_url(&self) -> &str {
+        let mut settings = self.settings.iter();
+        let url = settings.find(|(name, _)| name == "DATABASE_URL");
+        &url.expect("PostgreSQL").1
+    }
+
+    /// Lets nobody into the PostgreSQL database any more.
+    pub fn close_database(&self) {
+        let (_, name) = self.database_url().rsplit_once('/').expect("a database");
+        let admin = variable("GAPURA_TEST_POSTGRES_URL");
+        let mut admin = PgConnection::establish(&admin).expect("PostgreSQL answers");
+        let close = format!(
+            "ALTER DATABASE {name} ALLOW_CONNECTIONS false; \
+             SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'"
+        );
+        admin.batch_execute(&close).expect("the database is closed");
+    }
+
     /// The settings, with `more` on top.
     pub fn config(&self, more: &[(&str, &str)]) -> Config {
         let more = more

@@ -595,7 +595,8 @@ async fn a_use_that_cannot_be_noted_just_now_keeps_one_connection_and_the_next_m
     let app = TestApp::start(Backend::Shared).await;
     let access = app.access_token("ada").await;
     let token = text_of(&app.make_token(&access, &["*"]).await["token"]);
-    let [mut somebody, mut another] = [(); 2].map(|()| SomebodyElse::at(database_of(&app)));
+    let [mut somebody, mut another] =
+        [(); 2].map(|()| SomebodyElse::at(app.installation.database_url()));
     somebody.execute("BEGIN; SELECT 1 FROM personal_tokens FOR UPDATE");
     // All look it up before one of them has.
     another.execute("BEGIN; LOCK TABLE users IN ACCESS EXCLUSIVE MODE");
@@ -627,7 +628,7 @@ async fn a_mistyped_token_costs_no_query_and_a_busy_one_a_query_a_second() {
     let access = app.access_token("ada").await;
     let token = text_of(&app.make_token(&access, &["*"]).await["token"]);
     served(&app.me_by(&token).await, "personal-token", "ada");
-    close_database(&app);
+    app.installation.close_database();
     let mut typo = token.clone().into_bytes();
     typo[60] = if typo[60] == b'A' { b'B' } else { b'A' };
     let typo = String::from_utf8(typo).expect("text");
@@ -645,25 +646,6 @@ async fn a_mistyped_token_costs_no_query_and_a_busy_one_a_query_a_second() {
     app.advance(SECOND);
     let waits = app.by_bearer(Method::GET, path, &token).await;
     refused(&waits, 503, "unavailable");
-}
-
-fn database_of(app: &TestApp) -> &str {
-    let mut settings = app.installation.settings.iter();
-    let (_, url) = settings
-        .find(|(name, _)| name == "DATABASE_URL")
-        .expect("PostgreSQL");
-    url
-}
-
-fn close_database(app: &TestApp) {
-    let (_, name) = database_of(app).rsplit_once('/').expect("a database");
-    let admin = std::env::var("GAPURA_TEST_POSTGRES_URL").expect("tests/run");
-    let mut admin = PgConnection::establish(&admin).expect("PostgreSQL answers");
-    let close = format!(
-        "ALTER DATABASE {name} ALLOW_CONNECTIONS false; \
-         SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'"
-    );
-    admin.batch_execute(&close).expect("the database is closed");
 }
 
 #[actix_web::test]

@@ -1340,14 +1340,9 @@ pub async fn dump(app: &TestApp) -> String {
             text.push_str(&format!("{key} {value}\n"));
         }
         let bin = std::env::var("GAPURA_TEST_POSTGRES_BIN").unwrap();
-        let settings = app.installation.settings.iter();
-        let url = settings
-            .clone()
-            .find(|(name, _)| name == "DATABASE_URL")
-            .unwrap();
         let dump = std::process::Command::new(format!("{bin}/pg_dump"))
             .arg("--data-only")
-            .arg(&url.1)
+            .arg(app.installation.database_url())
             .output()
             .unwrap();
         assert!(dump.status.success(), "{dump:?}");

@@ -640,22 +640,7 @@ async fn an_unused_refresh_token_expires_and_no_login_outlives_its_lifetime() {
 async fn forged_refresh_tokens_cost_no_query() {
     let app = TestApp::start(Backend::Shared).await;
     let pair = app.log_in("ada").await;
-    let database = app.installation.settings.iter();
-    let database = database
-        .filter(|(name, _)| name == "DATABASE_URL")
-        .map(|(_, url)| url.rsplit_once('/').expect("a database").1.to_owned())
-        .next()
-        .expect("a database");
-    let admin = std::env::var("GAPURA_TEST_POSTGRES_URL").expect("tests/run");
-    let mut admin = PgConnection::establish(&admin).expect("PostgreSQL answers");
-    diesel::connection::SimpleConnection::batch_execute(
-        &mut admin,
-        &format!(
-            "ALTER DATABASE {database} ALLOW_CONNECTIONS false; \
-             SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{database}'"
-        ),
-    )
-    .expect("the database is closed");
+    app.installation.close_database();
     let mut flipped = pair.refresh.clone().into_bytes();
     flipped[40] = if flipped[40] == b'A' { b'B' } else { b'A' };
     let flipped = String::from_utf8(flipped).expect("text");
