@@ -22,11 +22,14 @@ const IDLE: Duration = Duration::from_secs(75);
 /// and take that answer for the one to their next request.
 ///
 /// # Errors
-/// When nothing is sent for [`IDLE`] or until `ending` is done; nobody is told.
+/// When nothing is sent for [`IDLE`] or until `ending` is done, or it was reset so soon that nobody knows
+/// whose it was: what it asked for would be noted without an address. Nobody is told.
 pub async fn spoken_to(
     stream: TcpStream,
     ending: impl Future<Output = ()>,
 ) -> Result<(Connection, Protocol, Option<SocketAddr>), DispatchError> {
+    // Before anything is waited for: who sends a request and resets the connection has none any more.
+    let peer = stream.peer_addr()?;
     // A look, since `readable` may also be said of one that was just accepted.
     let mut first = [0];
     tokio::select! {
@@ -35,13 +38,12 @@ pub async fn spoken_to(
         () = ending => return Err(DispatchError::SlowRequestTimeout),
         () = sleep(IDLE) => return Err(DispatchError::SlowRequestTimeout),
     }
-    let peer = stream.peer_addr().ok();
     let connection = Connection {
         stream,
         answered: Instant::now(),
         idle: Box::pin(sleep(IDLE)),
     };
-    Ok((connection, Protocol::Http1, peer))
+    Ok((connection, Protocol::Http1, Some(peer)))
 }
 
 /// A connection that is at its end once nothing was sent back over it for [`IDLE`]. The framework knows
@@ -159,6 +161,37 @@ mod tests {
         connection.write_all(b"HTTP/1.1 200").await.expect("sent");
         let held = dribble(&mut client, &mut connection).await;
         assert!(held.abs_diff(IDLE) < Duration::from_secs(1), "{held:?}");
+    }
+
+    #[actix_web::test]
+    async fn who_has_reset_it_is_not_heard_without_an_address() {
+        let (mut client, stream) = opened().await;
+        client
+            .write_all(b"GET / HTTP/1.1\r\n\r\n")
+            .await
+            .expect("sent");
+        client.set_zero_linger().expect("set");
+        drop(client);
+        assert!(spoken_to(stream, pending()).await.is_err());
+    }
+
+    #[actix_web::test]
+    async fn who_resets_it_later_is_heard_with_their_address() {
+        let (mut client, stream) = opened().await;
+        let address = client.local_addr().expect("its own");
+        let reset = async {
+            client
+                .write_all(b"GET / HTTP/1.1\r\n\r\n")
+                .await
+                .expect("sent");
+            client.set_zero_linger().expect("set");
+            drop(client);
+        };
+        let (taken, ()) = tokio::join!(biased; spoken_to(stream, pending()), reset);
+        let (mut connection, _, peer) = taken.expect("a connection");
+        assert_eq!(peer, Some(address));
+        let mut heard = [0; 64];
+        assert!(connection.read(&mut heard).await.expect("what was sent") > 0);
     }
 
     #[actix_web::test]
