@@ -674,6 +674,8 @@ fn judge_config(config: &Config) {
         let again = Config::from_sources("", shown).expect("as before");
         let [before, after] = [config, &again].map(|config| Config {
             shown: Vec::new(),
+            // About what is no setting, and so not shown.
+            doubts: Vec::new(),
             ..config.clone()
         });
         assert_eq!(format!("{before:?}"), format!("{after:?}"));
