@@ -211,10 +211,8 @@ impl App {
     pub fn persist_activity(&self, login_id: &str, at: Timestamp) {
         let (db, login_id) = (self.db.clone(), login_id.to_owned());
         actix_web::rt::spawn(async move {
-            let noted = db
-                .write(move |conn| login::mark_activity(conn, &login_id, at))
-                .await;
-            if let Err(error) = noted {
+            let noted = db.note(move |conn| login::mark_activity(conn, &login_id, at));
+            if let Err(error) = noted.await {
                 tracing::debug!(%error, "a last activity was not noted");
             }
         });

@@ -18,11 +18,13 @@ use std::io::ErrorKind;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use diesel::connection::SimpleConnection;
 use diesel::result::{ConnectionError, ConnectionResult, DatabaseErrorKind};
 use diesel::{Connection, PgConnection, QueryResult, SqliteConnection};
+use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 pub use self::migrations::{Compared, Migrated, compared, migrate, migrate_by};
@@ -46,6 +48,8 @@ const TRUSTED_FOR: Duration = Duration::from_secs(1);
 const READER_CACHE: u32 = 512;
 /// How long a request waits for a free connection.
 const CHECKOUT_LIMIT: Duration = Duration::from_millis(1000);
+/// How many connections may be held by what nobody waits for: where commits hang, the others still answer.
+const NOTES: usize = 4;
 
 /// Any number, the same for every node; another than that of the migrations.
 const ROLES_LOCK: i64 = 7_463_851_210;
@@ -119,6 +123,7 @@ impl From<diesel::result::Error> for DbError {
 pub struct Db {
     pool: r2d2::Pool<Manager>,
     writer: Option<Writer>,
+    notes: Arc<Semaphore>,
     timing: Timing,
     limit: Duration,
 }
@@ -161,6 +166,7 @@ impl Db {
         Ok(Self {
             pool,
             writer,
+            notes: Arc::new(Semaphore::new(NOTES)),
             timing: Timing::default(),
             limit: TIME_LIMIT,
         })
@@ -248,6 +254,29 @@ impl Db {
                     .await
             }
         }
+    }
+
+    /// Runs one statement that changes something and that nobody waits for, so that it may be lost: a few
+    /// at a time, for where the database is slow they must not take all connections from those who ask.
+    ///
+    /// # Errors
+    /// Nothing was noted, or after a time limit nobody knows.
+    pub async fn note<F>(&self, statement: F) -> Result<(), DbError>
+    where
+        F: FnOnce(&mut AnyConnection) -> QueryResult<()> + Send + 'static,
+    {
+        if self.writer.is_some() {
+            return self.write(statement).await;
+        }
+        let turn = self.in_time(Arc::clone(&self.notes).acquire_owned());
+        let turn = turn.await?.map_err(|_| DbError::too_late())?;
+        let noted = self.on_a_connection(move |conn| {
+            let noted = statement(conn);
+            // Not before: who gave up waiting has not given back the connection.
+            drop(turn);
+            noted
+        });
+        self.timed("write", Box::pin(noted)).await
     }
 
     /// Waits for what is written for several who ask, no longer than whoever asks may.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
+use actix_web::rt::time::sleep;
 use quick_cache::sync::Cache;
 
 use super::{Candidate, Token, store};
@@ -22,6 +23,8 @@ const REMEMBERED: usize = 4096;
 const REMEMBERED_FOR: Duration = Duration::from_secs(1);
 /// How often a use is written down.
 const NOTED_EVERY: Duration = Duration::from_secs(60);
+/// After how many seconds it is tried again where it could not be: in all less than [`NOTED_EVERY`].
+const TRIED_AGAIN: [u64; 5] = [1, 2, 4, 8, 16];
 
 /// A token that there is, with whom it belongs to.
 pub struct Known {
@@ -167,8 +170,9 @@ pub async fn read(app: &App, candidate: &Candidate, now: Timestamp) -> Result<Re
     })
 }
 
-/// Notes when and from where a token was used, at most once a minute, also where that fails; behind
-/// the answer, since nothing depends on it.
+/// Notes when and from where a token was used, at most once a minute; behind the answer, since nothing
+/// depends on it. Where that fails it is tried again for half a minute: of a script that comes once a
+/// night it is the only use.
 pub fn note_use(app: &App, known: &Known, ip: impl FnOnce() -> String, now: Timestamp) {
     let noted_at = known.noted_at.load(Ordering::Relaxed);
     let due = Timestamp::from_millis(noted_at) + NOTED_EVERY <= now;
@@ -183,9 +187,14 @@ pub fn note_use(app: &App, known: &Known, ip: impl FnOnce() -> String, now: Time
         let (db, id, ip) = (app.db.clone(), known.token.id.clone(), ip());
         actix_web::rt::spawn(async move {
             let before = now - NOTED_EVERY;
-            let noted = db.write(move |conn| store::note_use(conn, &id, &ip, now, before));
-            if let Err(error) = noted.await {
+            let mut pauses = TRIED_AGAIN.iter();
+            loop {
+                let (id, ip) = (id.clone(), ip.clone());
+                let noted = db.note(move |conn| store::note_use(conn, &id, &ip, now, before));
+                let Err(error) = noted.await else { return };
                 tracing::debug!(%error, "the use of a personal token was not noted");
+                let Some(pause) = pauses.next() else { return };
+                sleep(Duration::from_secs(*pause)).await;
             }
         });
     }
