@@ -163,31 +163,24 @@ mod tests {
         assert!(held.abs_diff(IDLE) < Duration::from_secs(1), "{held:?}");
     }
 
+    async fn ask_and_reset(mut client: TcpStream) {
+        let asked = client.write_all(b"GET / HTTP/1.1\r\n\r\n").await;
+        asked.expect("sent");
+        client.set_zero_linger().expect("set");
+    }
+
     #[actix_web::test]
     async fn who_has_reset_it_is_not_heard_without_an_address() {
-        let (mut client, stream) = opened().await;
-        client
-            .write_all(b"GET / HTTP/1.1\r\n\r\n")
-            .await
-            .expect("sent");
-        client.set_zero_linger().expect("set");
-        drop(client);
+        let (client, stream) = opened().await;
+        ask_and_reset(client).await;
         assert!(spoken_to(stream, pending()).await.is_err());
     }
 
     #[actix_web::test]
     async fn who_resets_it_later_is_heard_with_their_address() {
-        let (mut client, stream) = opened().await;
+        let (client, stream) = opened().await;
         let address = client.local_addr().expect("its own");
-        let reset = async {
-            client
-                .write_all(b"GET / HTTP/1.1\r\n\r\n")
-                .await
-                .expect("sent");
-            client.set_zero_linger().expect("set");
-            drop(client);
-        };
-        let (taken, ()) = tokio::join!(biased; spoken_to(stream, pending()), reset);
+        let (taken, ()) = tokio::join!(biased; spoken_to(stream, pending()), ask_and_reset(client));
         let (mut connection, _, peer) = taken.expect("a connection");
         assert_eq!(peer, Some(address));
         let mut heard = [0; 64];

@@ -48,7 +48,7 @@ const TRUSTED_FOR: Duration = Duration::from_secs(1);
 const READER_CACHE: u32 = 512;
 /// How long a request waits for a free connection.
 const CHECKOUT_LIMIT: Duration = Duration::from_millis(1000);
-/// How many connections may be held by what nobody waits for: where commits hang, the others still answer.
+/// How many connections may be held by what nobody waits for: where commits hang, it alone never holds them all.
 const NOTES: usize = 4;
 
 /// Any number, the same for every node; another than that of the migrations.
